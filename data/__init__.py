@@ -1,0 +1,1 @@
+"""What is learned from: collections, token shards, negatives, batches."""

@@ -1,0 +1,1 @@
+"""What is minimised: pure torch, no I/O, no Ray, no transformers."""

@@ -1,0 +1,1 @@
+"""Who runs it, where, and what it cost."""

@@ -1,0 +1,127 @@
+"""What flows between the stages of a comparison: plain, frozen records that convert to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One entry of the cost ledger: what one stage of one recipe (or of all of them, `recipe=None`) used.
+
+    `device_seconds` is wall seconds times the devices held: CPU cores, or GPUs where there are some.
+    `flops` are model FLOPs counted from the tokens that went through the encoder, not measured.
+    """
+
+    stage: str
+    recipe: str | None = None
+    trial: str | None = None
+    device: str = "cpu"
+    devices: int = 1
+    device_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One point of a learning curve. `validation` is nDCG@10 on the validation part, where it was measured."""
+
+    step: int
+    examples: int
+    device_seconds: float
+    loss: float
+    validation: float | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a recipe with one setting of its knobs.
+
+    `state` is "finished" or "stopped" (ended early by the scheduler). `validation` is the last validation score.
+    `model` is the folder of the trained encoder, None for a stopped trial.
+    """
+
+    name: str
+    parameters: dict[str, float | int | str]
+    state: str
+    validation: float
+    curve: tuple[Progress, ...]
+    costs: tuple[Cost, ...]
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one recipe came to: all its trials, the one that validation chose, and its measures on the test split.
+
+    `name` labels the row, `recipe` is the registered recipe. The untrained encoder has no trials and no winner.
+    `per_query` maps measure → query id → value.
+    """
+
+    name: str
+    recipe: str
+    parameter_free: bool
+    trials: tuple[Trial, ...]
+    winner: str | None
+    measures: dict[str, float]
+    per_query: dict[str, dict[str, float]]
+
+    @property
+    def winning_trial(self) -> Trial | None:
+        """The trial that validation chose; None for the untrained encoder."""
+        return next((trial for trial in self.trials if trial.name == self.winner), None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report shows. `results[0]` is the untrained encoder. `costs` holds the whole ledger."""
+
+    name: str
+    fingerprint: str
+    collection: str
+    documents: int
+    train_queries: int
+    validation_queries: int
+    test_queries: int
+    encoder: str
+    measures: tuple[str, ...]
+    results: tuple[Result, ...]
+    costs: tuple[Cost, ...]
+    config: str
+    environment: dict[str, str]
+
+
+def to_json(record: Any) -> Any:
+    """A record as JSON-ready dicts and lists."""
+    return dataclasses.asdict(record)
+
+
+def comparison_from_json(value: dict[str, Any]) -> Comparison:
+    """The inverse of `to_json` for a whole comparison."""
+    results = tuple(
+        Result(**{**result, "trials": tuple(trial_from_json(trial) for trial in result["trials"])})
+        for result in value["results"]
+    )
+    return Comparison(
+        **{**value, "measures": tuple(value["measures"]), "results": results, "costs": costs_from_json(value["costs"])}
+    )
+
+
+def trial_from_json(value: dict[str, Any]) -> Trial:
+    """The inverse of `to_json` for one trial."""
+    curve = tuple(Progress(**point) for point in value["curve"])
+    return Trial(**{**value, "curve": curve, "costs": costs_from_json(value["costs"])})
+
+
+def costs_from_json(values: Iterable[dict[str, Any]]) -> tuple[Cost, ...]:
+    """Ledger entries from their JSON form."""
+    return tuple(Cost(**value) for value in values)

@@ -1,0 +1,1 @@
+"""Which knobs a baseline has, one file a baseline, with the source of each range."""
