@@ -1,0 +1,182 @@
+"""What is pinned: the cut-off by hand with ties that straddle it, equality with a full sort, independence of shards and
+threads on ties and on floats, copies of a document tie, recall by hand, what is refused."""
+
+import logging
+import re
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import UserError
+from orchestrator.search import Hits, merge, recall, search, search_shards
+
+NAMES = ["d1", "d10", "d2", "d3", "d9"]
+
+
+def whole(rows):
+    return np.array(rows, dtype=np.float32)
+
+
+def by_full_sort(queries, documents, depth, ids):
+    """Score every pair in Python integers and sort: score descending, then id descending."""
+    lines = []
+    for query in queries.astype(int).tolist():
+        scored = [
+            (sum(a * b for a, b in zip(query, document, strict=True)), name, row)
+            for row, (document, name) in enumerate(zip(documents.astype(int).tolist(), ids, strict=True))
+        ]
+        lines.append(sorted(scored, reverse=True)[:depth])
+    scores = [[score for score, _, _ in line] for line in lines]
+    return np.array(scores, np.float32), np.array([[row for _, _, row in line] for line in lines], np.int64)
+
+
+def merged_by_query(hits):
+    return Hits(np.concatenate([line.scores for line in hits]), np.concatenate([line.rows for line in hits]))
+
+
+def test_by_hand():
+    hits = search(whole([[1, 2]]), whole([[1, 0], [0, 1], [3, 3], [-1, 0], [2, 0]]), 3, ids=NAMES)
+    assert hits.rows.tolist() == [[2, 4, 1]]  # 9, then 2 twice: "d9" before "d10"
+    assert hits.scores.tolist() == [[9.0, 2.0, 2.0]]
+    assert (hits.scores.dtype, hits.rows.dtype, hits.recall) == (np.float32, np.int64, 1.0)
+
+
+def test_ties_at_the_cut_off_go_to_the_last_ids():
+    documents = whole([[1], [1], [1], [5], [1]])
+    for depth, names in [(1, ["d3"]), (2, ["d3", "d9"]), (3, ["d3", "d9", "d2"]), (4, ["d3", "d9", "d2", "d10"])]:
+        assert [NAMES[row] for row in search(whole([[1]]), documents, depth, ids=NAMES).rows[0]] == names
+
+
+def test_a_collapsed_encoder_still_ranks_by_id():
+    ids = [f"d{i:04d}" for i in range(1500)]
+    hits = search(np.ones((3, 8), np.float32), np.ones((1500, 8), np.float32), 5, ids=ids)
+    assert hits.rows.tolist() == [[1499, 1498, 1497, 1496, 1495]] * 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_shards_give_what_one_index_gives_and_a_full_sort(data):
+    # Small whole numbers: nearly every score is tied, and every sum is exact.
+    count = data.draw(st.integers(1, 150), label="documents")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    documents = rng.integers(-1, 2, (count, 3)).astype(np.float32)
+    queries = rng.integers(-1, 2, (data.draw(st.integers(1, 4), label="queries"), 3)).astype(np.float32)
+    ids = [f"d{i}" for i in rng.permutation(count)]
+    depth = data.draw(st.integers(1, 12), label="depth")
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=4), label="cuts"))
+
+    one = search(queries, documents, depth, ids=ids)
+    many = search_shards(queries, np.split(documents, cuts), depth, ids=ids)
+    scores, rows = by_full_sort(queries, documents, depth, ids)
+    assert one.rows.tolist() == rows.tolist()
+    assert one.scores.tolist() == scores.tolist()
+    assert many.rows.tolist() == rows.tolist()
+    assert many.scores.tolist() == scores.tolist()
+
+
+def test_on_floats_neither_shards_nor_threads_nor_the_other_queries_change_a_bit():
+    rng = np.random.default_rng(7)
+    documents = rng.standard_normal((700, 48)).astype(np.float32)
+    documents[350:] = documents[:350]  # every document twice
+    queries = rng.standard_normal((33, 48)).astype(np.float32)
+    ids = [f"{i:03d}" for i in rng.permutation(700)]
+    one = search(queries, documents, 21, ids=ids)
+    for other in (
+        search_shards(queries, np.split(documents, [1, 113, 350]), 21, ids=ids),
+        search(queries, documents, 21, ids=ids, threads=1),
+        merged_by_query([search(query[None], documents, 21, ids=ids) for query in queries]),
+    ):
+        assert (one.rows == other.rows).all()
+        assert (one.scores == other.scores).all()
+    # The two copies of a document stand side by side with one score, the later id first.
+    assert (one.scores[:, 0] == one.scores[:, 1]).all()
+    assert (one.rows[:, 0] % 350 == one.rows[:, 1] % 350).all()
+    assert all(ids[first] > ids[second] for first, second in one.rows[:, :2])
+    truth = queries.astype(np.float64) @ documents.astype(np.float64).T
+    np.testing.assert_allclose(one.scores, -np.sort(-truth, axis=1)[:, :21], rtol=1e-7)
+
+
+def test_depth_is_capped_at_the_corpus():
+    hits = search(whole([[1]]), whole([[1], [2]]), 100, ids=["a", "b"])
+    assert hits.rows.tolist() == [[1, 0]]
+
+
+def test_merge_takes_rows_of_the_whole_corpus():
+    left = Hits(whole([[3, 1]]), np.array([[0, 1]]))
+    right = Hits(whole([[3, 2]]), np.array([[4, 3]]))
+    assert merge([left, right], 3, NAMES).rows.tolist() == [[4, 0, 3]]
+
+
+def test_recall_by_hand():
+    assert recall(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 9]])) == pytest.approx(3 / 4)
+    assert recall(np.array([[1, -1]]), np.array([[1, 0]])) == pytest.approx(1 / 2)
+
+
+def test_an_approximate_index_tells_its_recall(caplog):
+    rng = np.random.default_rng(3)
+    documents, queries = (rng.standard_normal((n, 16)).astype(np.float32) for n in (400, 20))
+    ids = [str(i) for i in range(400)]
+    exact = search(queries, documents, 10, ids=ids)
+    with caplog.at_level(logging.INFO, logger="orchestrator.search"):
+        found = search(queries, documents, 10, "IVF10,Flat", ids=ids)
+    overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.rows, exact.rows, strict=True)])
+    assert 0.1 < found.recall < 1.0
+    assert found.recall == pytest.approx(overlap)
+    assert f"index IVF10,Flat: recall {found.recall:.4f} of the exact top 10" in caplog.text
+
+
+def test_an_approximate_index_over_shards_names_rows_of_the_whole():
+    rng = np.random.default_rng(5)
+    documents, queries = (rng.standard_normal((n, 8)).astype(np.float32) for n in (60, 4))
+    ids = [f"{i:02d}" for i in range(60)]
+    exact = search(queries, documents, 7, ids=ids)
+    found = search_shards(queries, np.split(documents, [25]), 7, "HNSW32", ids=ids)
+    assert found.recall == 1.0
+    assert found.rows.tolist() == exact.rows.tolist()
+
+
+def test_what_an_approximate_index_does_not_find_is_row_minus_one():
+    documents = whole([[1, 0], [1, 0.1], [-1, 0], [-1, 0.1]])  # two cells, one probed
+    hits = search(whole([[1, 0]]), documents, 4, "IVF2,Flat", ids=list("abcd"))
+    assert sorted(hits.rows[0, :2].tolist()) == [0, 1]
+    assert hits.rows[0, 2:].tolist() == [-1, -1]
+    assert np.isneginf(hits.scores[0, 2:]).all()
+    assert hits.recall == 0.5
+
+
+@pytest.mark.parametrize("index", ["Flatt", "", "LSH", "PQ3", "IVF64,Flat"])
+def test_an_index_that_cannot_be_built(index):
+    documents = np.eye(8, dtype=np.float32)
+    with pytest.raises(
+        UserError, match=f'evaluation.index: faiss cannot build "{re.escape(index)}".*IVF256,Flat'
+    ) as caught:
+        search(documents, documents, 2, index, ids=list("abcdefgh"))
+    assert ".cpp" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite(bad):
+    documents = np.eye(3, dtype=np.float32)
+    broken = documents.copy()
+    broken[2, 1] = bad
+    with pytest.raises(UserError, match="embedding of document 2 is not finite"):
+        search(documents, broken, 1, ids=list("abc"))
+    with pytest.raises(UserError, match="embedding of query 2 is not finite"):
+        search(broken, documents, 1, ids=list("abc"))
+
+
+def test_faiss_gets_the_cores_and_gives_them_back():
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(1)  # as in a Ray worker
+        seen = []
+        plain, faiss.knn = faiss.knn, lambda *a, **k: seen.append(faiss.omp_get_max_threads()) or plain(*a, **k)
+        search(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), 1, ids=["a", "b"], threads=2)
+        assert seen == [2]
+        assert faiss.omp_get_max_threads() == 1
+    finally:
+        faiss.knn = plain
+        faiss.omp_set_num_threads(before)
