@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -68,7 +70,7 @@ def run_shards(
     connect()
     import ray
 
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `on_shard` is the progress
+    _hush()
     size = min(_pool_size(concurrency, num_cpus, num_gpus), len(missing))
     # One block a shard: from a single block, Ray Data would feed a single worker.
     shards = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
@@ -80,29 +82,46 @@ def run_shards(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
-    try:
-        for _ in made.iter_rows():
-            done += 1
-            report(done, n_shards)
-    except ray.exceptions.RayError as error:
-        if mendable := _user_error(error):
-            raise mendable from None
-        raise
+    for row in made.iter_rows():
+        if row["error"]:
+            what, where, mend = json.loads(row["error"])
+            raise UserError(what, where=where, mend=mend)
+        done += 1
+        report(done, n_shards)
 
 
 class _Maker:
-    """What a Ray worker runs: makes shards with the worker and writes them, so that no table travels."""
+    """What a Ray worker runs: makes shards with the worker and writes them, so that no table travels.
+
+    A UserError comes back as a value: raised in a Ray worker, it would arrive as text inside of an error of Ray's.
+    """
 
     def __init__(self, folder: Path, worker: Callable[..., Worker], arguments: dict[str, Any], num_cpus: float) -> None:
         # Read by the tokenizers' thread pool when it first starts: as many threads as CPUs were granted.
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         os.environ["RAYON_NUM_THREADS"] = str(max(1, math.floor(num_cpus)))
-        self._folder, self._make = folder, worker(**arguments)
+        self._folder, self._worker, self._arguments = folder, worker, arguments
+        self._make: Worker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for shard in batch["shard"].tolist():
+        [shard] = batch["shard"].tolist()
+        error = ""
+        try:
+            self._make = self._make or self._worker(**self._arguments)
             _write(self._make(shard), shard_path(self._folder, shard))
-        return batch
+        except UserError as mendable:
+            error = json.dumps([mendable.what, mendable.where, mendable.mend])
+        return {"shard": batch["shard"], "error": [error]}
+
+
+def _hush() -> None:
+    """`on_shard` is the progress: Ray Data's own goes to its log file only."""
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
 
 
 def _write(table: pa.Table, path: Path) -> None:
@@ -140,24 +159,17 @@ def _pool_size(concurrency: int | None, num_cpus: float, num_gpus: float) -> int
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = (("CPU", num_cpus), ("GPU", num_gpus))
     fit = sum(
-        math.floor(min(node.get(kind, 0) / need for kind, need in (("CPU", num_cpus), ("GPU", num_gpus)) if need > 0))
+        # Rounded first: 0.3 / 0.1 is a little less than 3.
+        math.floor(round(min(node.get(kind, 0) / need for kind, need in needs if need > 0), 6))
         for node in nodes
     )
     if fit < (concurrency or 1):
-        there = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        there = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
         raise UserError(
-            f"{concurrency or 1} Ray worker(s) of {num_cpus:g} CPUs and {num_gpus:g} GPUs each can never start: "
-            f"only {fit} would fit on the cluster's machines ({there})",
+            f"{concurrency or 1} Ray worker(s) of {num_cpus:g} CPU and {num_gpus:g} GPU each can never start: "
+            f"the cluster has room for {fit} (machines: {there})",
             mend="Ask for fewer or smaller workers, or add machines.",
         )
     return concurrency or fit
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The UserError that a Ray worker raised, if that is what is underneath."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return UserError(error.what, where=error.where, mend=error.mend)
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

@@ -122,7 +122,7 @@ def _judgments(path: Path, queries: str, query_rows: dict[str, int], corpus: str
             header = False
             continue
         if value is None:
-            raise UserError(f'score "{score}" is not a whole number', where=where, mend="Mend the score.")
+            raise UserError(f'score "{score}" is not a whole number of 32 bits', where=where, mend="Mend the score.")
         for kind, id_, file, known in (("query", query, queries, query_rows), ("document", doc, corpus, doc_rows)):
             if id_ not in known:
                 count = f"{len(known):,} {'queries' if kind == 'query' else 'documents'}"
