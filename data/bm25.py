@@ -1,0 +1,110 @@
+"""BM25 ranks of documents for queries: hard negatives, and the hard part of a validation pool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data.collection import Collection, Rows
+from data.sharded import run_shards, shard_path
+from data.store import Store
+
+VERSION = 1
+SHARD_QUERIES = 4_096
+
+
+def rank(
+    store: Store,
+    collection: Collection,
+    query_rows: Rows,
+    depth: int,
+    connect: Callable[[], object] | None = None,
+    *,
+    on_shard: Callable[[int, int], None] | None = None,
+) -> Rows:
+    """The `depth` best documents of each query by BM25, best first: (len(query_rows), depth) document rows.
+
+    Only documents that share a term with the query are ranked; where these (or the corpus) are fewer than `depth`, the
+    rest of the row is -1. Equal scores stand in the order of the rows. bm25s with its defaults: Lucene's variant,
+    k1 = 1.5, b = 0.75, lower case, words of two letters or more, no English stop words, no stemming.
+
+    `connect` connects to Ray, whose workers take one CPU each and map one index; without it this process does the work.
+    """
+    documents = collection.parts["documents"]
+    index = store.stage("bm25-index", VERSION, {"documents": documents}).build(
+        lambda partial: _index(collection.documents["text"].to_pylist(), partial)
+    )
+    inputs = {
+        "documents": documents,
+        "queries": collection.parts["queries"],
+        "query_rows": np.asarray(query_rows, np.int64).tolist(),
+        "depth": depth,
+    }
+    stage = store.stage("bm25", VERSION, inputs)
+    shards = math.ceil(len(query_rows) / SHARD_QUERIES)
+
+    def make(partial: Path) -> None:
+        arguments = {
+            "index": index,
+            "queries": collection.queries["text"].take(pa.array(query_rows)).to_pylist(),
+            "depth": depth,
+        }
+        run_shards(partial, shards, Rank, arguments, on_shard=on_shard, connect=connect)
+
+    folder = stage.build(make)
+    tables = (pa.ipc.open_file(pa.memory_map(str(shard_path(folder, shard)))).read_all() for shard in range(shards))
+    parts = [table["documents"].chunk(0).values.to_numpy().reshape(-1, depth) for table in tables]
+    return np.concatenate([np.empty((0, depth), np.int64), *parts])
+
+
+class Rank:
+    """The worker: a shard of queries → a table with one column of `depth` document rows."""
+
+    def __init__(self, index: Path, queries: list[str], depth: int) -> None:
+        self._index, self._queries, self._depth = index, queries, depth
+        self._bm25: Any = None
+        if (index / "params.index.json").is_file():
+            import bm25s
+
+            self._bm25 = bm25s.BM25.load(index, mmap=True, show_progress=False)
+
+    def __call__(self, shard: int) -> pa.Table:
+        queries = self._queries[shard * SHARD_QUERIES : (shard + 1) * SHARD_QUERIES]
+        ranked = np.full((len(queries), self._depth), -1, np.int64)
+        for row, terms in zip(ranked, _terms(queries), strict=True):
+            if self._bm25 is not None and (known := self._bm25.get_tokens_ids(terms)):
+                best = _best(self._bm25.get_scores_from_ids(known), self._depth)
+                row[: len(best)] = best
+        return pa.table({"documents": pa.FixedSizeListArray.from_arrays(pa.array(ranked.ravel()), self._depth)})
+
+
+def _index(texts: list[str], folder: Path) -> None:
+    import bm25s
+
+    tokens = bm25s.tokenize(texts, show_progress=False)
+    if not tokens.vocab:  # no document has a term, of which bm25s makes no index: the folder stays empty
+        return
+    bm25 = bm25s.BM25()
+    bm25.index(tokens, show_progress=False)
+    bm25.save(folder, show_progress=False)
+
+
+def _terms(texts: list[str]) -> list[list[str]]:
+    import bm25s
+
+    terms: list[list[str]] = bm25s.tokenize(texts, return_ids=False, show_progress=False)
+    return terms
+
+
+def _best(scores: npt.NDArray[np.float32], depth: int) -> npt.NDArray[np.intp]:
+    """The rows of the `depth` highest scores above 0, highest first, equal ones by row."""
+    place = max(len(scores) - depth, 0)
+    least = np.partition(scores, place)[place]
+    candidates = np.flatnonzero(scores >= least if least > 0 else scores > 0)
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:depth]

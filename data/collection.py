@@ -1,0 +1,136 @@
+"""A test collection in memory: documents and queries as Arrow tables, judgments as row numbers.
+
+From here on a document or a query is named by its row. Ids come back only where a run is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data.errors import UserError
+from data.store import Json, Store, file_digest, fingerprint
+
+VERSION = 1
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Qrels:
+    """Judgments: document `doc_row[i]` has `relevance[i]` for query `query_row[i]`; three arrays of one length."""
+
+    query_row: Rows
+    doc_row: Rows
+    relevance: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.query_row)
+
+    @property
+    def relevant(self) -> Qrels:
+        """The judgments whose relevance is above 0."""
+        return self.select(self.relevance > 0)
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> Qrels:
+        """The judgments at which `mask` is true."""
+        return Qrels(self.query_row[mask], self.doc_row[mask], self.relevance[mask])
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """Documents (`doc_id`, `text`), queries (`query_id`, `text`) and judgments by split.
+
+    `parts` maps "documents", "queries" and "qrels/<split>" to a fingerprint of what each holds, so that a stage that
+    reads documents alone is not made again when a judgment is added. `folder` is the stage in the store that the
+    tables are memory-mapped from; None where they are in memory only.
+    """
+
+    documents: pa.Table
+    queries: pa.Table
+    qrels: dict[str, Qrels]
+    parts: Mapping[str, str]
+    folder: Path | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this collection from any other; the same however its files were compressed."""
+        return fingerprint(dict(self.parts))
+
+    def file(self, part: str) -> Path:
+        """The Arrow file of "documents" or "queries". Raises ValueError for a collection that is in no store."""
+        if self.folder is None:
+            raise ValueError("this collection is in memory only: use data.load")
+        return self.folder / f"{part}.arrow"
+
+
+def collection(documents: pa.Table, queries: pa.Table, qrels: dict[str, Qrels]) -> Collection:
+    """A collection of these tables, with the fingerprints of its parts."""
+    parts = {"documents": _digest(documents), "queries": _digest(queries)}
+    for split, judgments in qrels.items():
+        arrays = (judgments.query_row, judgments.doc_row, judgments.relevance)
+        content = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        # Rows mean nothing without the ids that they stand for.
+        parts[f"qrels/{split}"] = fingerprint([parts["documents"], parts["queries"], content])
+    return Collection(documents, queries, qrels, parts)
+
+
+def load(store: Store, format: str, path: str | Path) -> Collection:
+    """The collection at `path`, parsed once and memory-mapped from the store from then on.
+
+    It is parsed again when a file of it changes. Raises UserError for an unknown format and for what the format's
+    reader refuses.
+    """
+    from data.formats import FORMATS  # here, because the formats build what this module defines
+
+    if format not in FORMATS:
+        raise UserError(
+            f'no format "{format}"', where="collection.format", mend=f"Known formats: {', '.join(sorted(FORMATS))}."
+        )
+    reader, path = FORMATS[format], Path(path)
+    sources: dict[str, Json] = {file.relative_to(path).as_posix(): file_digest(file) for file in reader.files(path)}
+    stage = store.stage("collection", VERSION, {"format": format, "sources": sources})
+    return _open(stage.build(lambda partial: _write(reader.read(path), partial)))
+
+
+def _write(collection: Collection, folder: Path) -> None:
+    tables = {"documents": collection.documents, "queries": collection.queries}
+    for split, qrels in collection.qrels.items():
+        columns = {"query_row": qrels.query_row, "doc_row": qrels.doc_row, "relevance": qrels.relevance}
+        tables[f"qrels/{split}"] = pa.table(columns)
+    (folder / "qrels").mkdir(exist_ok=True)
+    for name, table in tables.items():
+        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    (folder / "parts.json").write_text(json.dumps(dict(collection.parts)), encoding="utf-8")
+
+
+def _open(folder: Path) -> Collection:
+    parts: dict[str, str] = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    tables = {part: pa.ipc.open_file(pa.memory_map(str(folder / f"{part}.arrow"))).read_all() for part in parts}
+    qrels = {
+        part.removeprefix("qrels/"): Qrels(*(table[name].to_numpy() for name in table.column_names))
+        for part, table in tables.items()
+        if part.startswith("qrels/")
+    }
+    return Collection(tables["documents"], tables["queries"], qrels, parts, folder)
+
+
+def _digest(table: pa.Table) -> str:
+    """A fingerprint of a table of strings; the same however its rows are cut into chunks."""
+    digest = hashlib.sha256()
+    for column in table.itercolumns():
+        lengths, content = hashlib.sha256(), hashlib.sha256()
+        for chunk in column.chunks:
+            offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset :][: len(chunk) + 1]
+            lengths.update(np.diff(offsets).tobytes())
+            content.update(memoryview(chunk.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+        digest.update(lengths.digest() + content.digest())
+    return digest.hexdigest()[:16]

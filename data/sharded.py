@@ -1,0 +1,175 @@
+"""A stage in shards: the ones that are missing are made, here or by Ray Data workers, each in one file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from data.errors import UserError
+from data.store import TEMPORARY, full_disk
+
+
+class Worker(Protocol):
+    """Makes the table of a shard. It is built once per Ray worker, so what is slow to load is loaded once."""
+
+    def __call__(self, shard: int, /) -> pa.Table: ...
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """The Arrow file of a shard."""
+    return folder / f"part-{shard:05d}.arrow"
+
+
+def run_shards(
+    folder: Path,
+    n_shards: int,
+    worker: Callable[..., Worker],
+    worker_arguments: Mapping[str, Any],
+    *,
+    concurrency: int | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    on_shard: Callable[[int, int], None] | None = None,
+    connect: Callable[[], object] | None = None,
+) -> None:
+    """Make the shards 0 … n_shards - 1 that `folder` does not have yet; after a kill, the rest of them.
+
+    `connect` connects to Ray and is called only if there is a shard to make; without it the shards are made in this
+    process, one after the other. On a cluster, every machine must see `folder` under the same path.
+
+    Resources: `concurrency` workers (None: as many as fit) take `num_cpus` CPUs and `num_gpus` GPUs each until the last
+    shard is done, and nothing else runs: the shard numbers come from the driver, so no CPU has to stay free for a
+    reading task. But what the caller itself holds is not free: from within a trial or a task that holds the CPUs asked
+    for, the workers wait for ever. Call it from the driver.
+
+    `on_shard(done, total)` is called at the start and after each shard. Raises UserError when the workers can never be
+    scheduled and when the disk is full; a UserError of a worker arrives as it was raised.
+    """
+    report = on_shard or (lambda done, total: None)
+    folder = folder.absolute()
+    missing = [shard for shard in range(n_shards) if not _finished(shard_path(folder, shard))]
+    done = n_shards - len(missing)
+    report(done, n_shards)
+    if not missing:
+        return
+    if connect is None:
+        make = worker(**worker_arguments)
+        for shard in missing:
+            _write(make(shard), shard_path(folder, shard))
+            done += 1
+            report(done, n_shards)
+        return
+
+    connect()
+    import ray
+
+    _hush()
+    size = min(_pool_size(concurrency, num_cpus, num_gpus), len(missing))
+    # One block a shard: from a single block, Ray Data would feed a single worker.
+    shards = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
+    made = shards.map_batches(
+        _Maker,
+        fn_constructor_args=(folder, worker, dict(worker_arguments), num_cpus),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+    for row in made.iter_rows():
+        if row["error"]:
+            what, where, mend = json.loads(row["error"])
+            raise UserError(what, where=where, mend=mend)
+        done += 1
+        report(done, n_shards)
+
+
+class _Maker:
+    """What a Ray worker runs: makes shards with the worker and writes them, so that no table travels.
+
+    A UserError comes back as a value: raised in a Ray worker, it would arrive as text inside of an error of Ray's.
+    """
+
+    def __init__(self, folder: Path, worker: Callable[..., Worker], arguments: dict[str, Any], num_cpus: float) -> None:
+        # Read by the tokenizers' thread pool when it first starts: as many threads as CPUs were granted.
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"
+        os.environ["RAYON_NUM_THREADS"] = str(max(1, math.floor(num_cpus)))
+        self._folder, self._worker, self._arguments = folder, worker, arguments
+        self._make: Worker | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        [shard] = batch["shard"].tolist()
+        error = ""
+        try:
+            self._make = self._make or self._worker(**self._arguments)
+            _write(self._make(shard), shard_path(self._folder, shard))
+        except UserError as mendable:
+            error = json.dumps([mendable.what, mendable.where, mendable.mend])
+        return {"shard": batch["shard"], "error": [error]}
+
+
+def _hush() -> None:
+    """`on_shard` is the progress: Ray Data's own goes to its log file only."""
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a table under a temporary name, as a single batch so that a row is one look-up, and rename it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink:
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table.combine_chunks())
+            sink.flush()
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        if mendable := full_disk(error, path.parent):
+            temporary.unlink(missing_ok=True)
+            raise mendable from error
+        raise
+
+
+def _finished(path: Path) -> bool:
+    """Whether the file is there and whole: an Arrow file that was cut off has lost the footer at its end."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            for index in range(reader.num_record_batches):
+                reader.get_batch(index).validate()
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
+
+
+def _pool_size(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
+    """How many workers to start. Raises UserError if that many (or a single one) can never be scheduled."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = (("CPU", num_cpus), ("GPU", num_gpus))
+    fit = sum(
+        # Rounded first: 0.3 / 0.1 is a little less than 3.
+        math.floor(round(min(node.get(kind, 0) / need for kind, need in needs if need > 0), 6))
+        for node in nodes
+    )
+    if fit < (concurrency or 1):
+        there = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
+        raise UserError(
+            f"{concurrency or 1} Ray worker(s) of {num_cpus:g} CPU and {num_gpus:g} GPU each can never start: "
+            f"the cluster has room for {fit} (machines: {there})",
+            mend="Ask for fewer or smaller workers, or add machines.",
+        )
+    return concurrency or fit

@@ -1,0 +1,216 @@
+"""The store: what a stage made, kept under a fingerprint of what went in.
+
+`root/tokens/5f3a…/` holds the finished output of one stage; `root/tokens/5f3a….partial/` is where it is being made. A
+stage that was killed finds its partial folder again, so it goes on where it was. The rename from one to the other is
+the only moment at which output appears under its final name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from data.errors import UserError
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | tuple[Json, ...] | Mapping[str, Json] | None"
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp"  # a file with this suffix is half-written: it never becomes part of a stage
+
+log = logging.getLogger(__name__)
+
+# Files whose checksum this process has seen to be right: (path, bytes, mtime). A file that changes is read again.
+_sound: set[tuple[str, int, int]] = set()
+
+
+def fingerprint(value: Json) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of `value` as canonical JSON (keys sorted, no white space).
+
+    Raises ValueError on NaN and infinities, which JSON cannot carry, and TypeError on anything that is not JSON.
+    """
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of finished stages; local, or one that every machine of the cluster sees under the same path."""
+
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        # Absolute, because a Ray worker has a working directory of its own.
+        object.__setattr__(self, "root", Path(root).absolute())
+
+    def stage(self, name: str, version: int, inputs: Mapping[str, Json]) -> Stage:
+        """The stage `name` for these inputs. Raise `version` whenever the same inputs would make something else."""
+        return Stage(self.root, name, version, dict(inputs))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work whose output depends on `inputs` alone."""
+
+    root: Path
+    name: str
+    version: int
+    inputs: Mapping[str, Json]
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this output from any other of the same stage."""
+        return fingerprint({"stage": self.name, "version": self.version, "inputs": self.inputs})
+
+    @property
+    def path(self) -> Path:
+        """The folder of the finished output."""
+        return self.root / self.name / self.fingerprint
+
+    @property
+    def partial(self) -> Path:
+        """The folder in which the output is made; the same one after a kill."""
+        return self.root / self.name / f"{self.fingerprint}.partial"
+
+    @property
+    def done(self) -> bool:
+        """Whether the finished output is there."""
+        return (self.path / MANIFEST).is_file()
+
+    def build(self, make: Callable[[Path], None]) -> Path:
+        """The folder of the finished output, made by `make(partial)` unless it is there already.
+
+        `make` may find what an earlier, killed call left in `partial`; it uses that or writes over it. Of several
+        processes that ask at once, one makes and the others wait. Raises UserError when the disk is full or when
+        finished output is damaged.
+        """
+        if not self.done:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                if not self.done:
+                    self._make(make)
+                    return self.path
+        self.verify()
+        log.info("%s %s…: reused", self.name, self.fingerprint[:4])
+        return self.path
+
+    def verify(self) -> None:
+        """Raise UserError, naming the file, where the finished output is not what was written."""
+        verify(self.path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from making the same; the system frees the lock when this process is killed."""
+        lock = FileLock(self.root / self.name / f"{self.fingerprint}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("%s %s…: waiting for the process that is making it", self.name, self.fingerprint[:4])
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _make(self, make: Callable[[Path], None]) -> None:
+        try:
+            self.partial.mkdir(exist_ok=True)
+            make(self.partial)
+            seals = self._seal()
+        except OSError as error:
+            if mendable := full_disk(error, self.partial):
+                raise mendable from error
+            raise
+        self.partial.rename(self.path)
+        _sync(self.path.parent)
+        for name, (size, mtime) in seals.items():
+            _sound.add((str(self.path / name), size, mtime))
+        log.info("%s %s…: made", self.name, self.fingerprint[:4])
+
+    def _seal(self) -> dict[str, tuple[int, int]]:
+        """Bring every file to the disk and write the manifest; returns size and time of each file."""
+        (self.partial / MANIFEST).unlink(missing_ok=True)  # left by a kill between manifest and rename
+        for leftover in self.partial.rglob(f"*{TEMPORARY}"):
+            leftover.unlink()
+        files, seals = {}, {}
+        for path in sorted(path for path in self.partial.rglob("*") if path.is_file()):
+            name, stat = path.relative_to(self.partial).as_posix(), path.stat()
+            _sync(path)
+            files[name] = {"bytes": stat.st_size, "sha256": file_digest(path)}
+            seals[name] = stat.st_size, stat.st_mtime_ns
+        manifest = {"stage": self.name, "version": self.version, "inputs": self.inputs, "files": files}
+        (self.partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        _sync(self.partial / MANIFEST)
+        _sync(self.partial)
+        return seals
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What is written about a finished stage: `stage`, `version`, `inputs`, `files` (name → `bytes`, `sha256`)."""
+    try:
+        value: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return value
+    except FileNotFoundError:
+        raise UserError(
+            "this is no finished stage: it has no manifest.json", where=str(folder), mend="Prepare it again."
+        ) from None
+    except ValueError:
+        raise _damaged(folder, MANIFEST, "cannot be read") from None
+
+
+def verify(folder: Path) -> None:
+    """Check a finished stage before it is read: sizes every time, checksums once per process and file.
+
+    Raises UserError naming the damaged file and what to do.
+    """
+    for name, expected in manifest(folder)["files"].items():
+        path = folder / name
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            raise _damaged(folder, name, "is missing") from None
+        if stat.st_size != expected["bytes"]:
+            raise _damaged(folder, name, f"has {stat.st_size:,} bytes, {expected['bytes']:,} were written")
+        key = str(path), stat.st_size, stat.st_mtime_ns
+        if key not in _sound:
+            if file_digest(path) != expected["sha256"]:
+                raise _damaged(folder, name, "does not have the checksum that was written")
+            _sound.add(key)
+
+
+def full_disk(error: OSError, folder: Path) -> UserError | None:
+    """A UserError if `error` says that the disk (or the user's share of it) is full, else None."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return UserError("the disk is full", where=str(folder), mend="Free some space and run again: it goes on from here.")
+
+
+def _damaged(folder: Path, name: str, how: str) -> UserError:
+    return UserError(
+        f"this file of a finished stage {how}",
+        where=str(folder / name),
+        mend=f"Delete the folder {folder} and run again.",
+    )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

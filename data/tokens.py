@@ -1,0 +1,147 @@
+"""Token shards: every text of a collection tokenized once, memory-mapped and addressed by row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data.collection import Collection
+from data.errors import UserError
+from data.sharded import run_shards, shard_path
+from data.store import Store, verify
+
+VERSION = 1
+
+
+class TokenShards:
+    """The token ids of all documents, or all queries, by row.
+
+    Nothing is read but the lengths until rows are asked for. Raises UserError if a file is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        verify(self.folder)
+        stats = json.loads((self.folder / "stats.json").read_text(encoding="utf-8"))
+        self.max_tokens: int = stats["max_tokens"]
+        self.truncated: int = stats["truncated"]
+        self._shard_rows: int = stats["shard_rows"]
+        self._values: list[npt.NDArray[np.int32]] = []
+        self._offsets: list[npt.NDArray[np.int32]] = []
+        for shard in range(stats["shards"]):
+            ids = _read(shard_path(self.folder, shard))["input_ids"].chunk(0)
+            self._values.append(ids.values.to_numpy())
+            self._offsets.append(ids.offsets.to_numpy())
+        self._lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens of each row, special tokens counted: (N,)."""
+        return self._lengths
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> list[npt.NDArray[np.int32]]:
+        """The token ids of each of `rows`, as read-only views into the mapped files."""
+        taken = []
+        for row in np.asarray(rows, np.int64).tolist():
+            if not 0 <= row < len(self):
+                raise IndexError(f"row {row} of {len(self)}")
+            shard, local = divmod(row, self._shard_rows)
+            start, end = self._offsets[shard][local : local + 2]
+            taken.append(self._values[shard][start:end])
+        return taken
+
+
+def tokenize(
+    store: Store,
+    collection: Collection,
+    field: Literal["documents", "queries"],
+    tokenizer_folder: str | Path,
+    tokenizer_fingerprint: str,
+    max_tokens: int,
+    connect: Callable[[], object] | None = None,
+    *,
+    shard_rows: int = 32_768,
+    concurrency: int | None = None,
+    on_shard: Callable[[int, int], None] | None = None,
+) -> TokenShards:
+    """Tokenize every text of one field, or reuse what is there; a killed call goes on at the next shard.
+
+    Texts are cut to `max_tokens`, special tokens counted. `connect` connects to Ray, whose workers take one CPU each
+    (see `run_shards`); without it this process does the work, which is quicker below some 50,000 texts.
+    Raises UserError if the folder holds no fast tokenizer or `max_tokens` leaves no room for text.
+    """
+    table = collection.file(field)
+    stage = store.stage(
+        "tokens",
+        VERSION,
+        {
+            "texts": collection.parts[field],
+            "tokenizer": tokenizer_fingerprint,
+            "max_tokens": max_tokens,
+            "shard_rows": shard_rows,
+        },
+    )
+    arguments = {
+        "table": table,
+        "tokenizer_folder": Path(tokenizer_folder).absolute(),
+        "max_tokens": max_tokens,
+        "shard_rows": shard_rows,
+    }
+    rows = getattr(collection, field).num_rows
+
+    def make(partial: Path) -> None:
+        shards = math.ceil(rows / shard_rows)
+        run_shards(partial, shards, Tokenize, arguments, concurrency=concurrency, on_shard=on_shard, connect=connect)
+        metadata = [_read(shard_path(partial, shard)).schema.metadata for shard in range(shards)]
+        truncated = sum(int(entry[b"truncated"]) for entry in metadata)
+        stats = {"shards": shards, "shard_rows": shard_rows, "max_tokens": max_tokens, "truncated": truncated}
+        (partial / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
+
+    return TokenShards(stage.build(make))
+
+
+class Tokenize:
+    """The worker: a shard of `shard_rows` texts → a table with one column of token ids."""
+
+    def __init__(self, table: Path, tokenizer_folder: Path, max_tokens: int, shard_rows: int) -> None:
+        if not tokenizer_folder.is_dir():
+            raise UserError("no such folder with a tokenizer", where=str(tokenizer_folder), mend="Mend encoder.model.")
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+        if not tokenizer.is_fast:
+            raise UserError("the tokenizer has no fast form", where=str(tokenizer_folder), mend="Add a tokenizer.json.")
+        if max_tokens <= (special := tokenizer.num_special_tokens_to_add()):
+            raise UserError(
+                f"{max_tokens} tokens leave no room for text beside the {special} special ones", mend="Raise the limit."
+            )
+        # The Rust tokenizer itself, without transformers' conversion of each result: 1.4 times the texts a second.
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.enable_truncation(max_tokens, direction=tokenizer.truncation_side)
+        self._tokenizer.no_padding()
+        self._texts, self._shard_rows = _read(table)["text"], shard_rows
+
+    def __call__(self, shard: int) -> pa.Table:
+        texts = self._texts.slice(shard * self._shard_rows, self._shard_rows).to_pylist()
+        encodings = self._tokenizer.encode_batch_fast(texts)
+        ids = [encoding.ids for encoding in encodings]
+        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+        values = np.fromiter(chain.from_iterable(ids), np.int32, count=offsets[-1])
+        column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int32()))
+        truncated = sum(bool(encoding.overflowing) for encoding in encodings)
+        return pa.table({"input_ids": column}).replace_schema_metadata({"truncated": str(truncated)})
+
+
+def _read(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

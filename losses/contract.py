@@ -1,0 +1,120 @@
+"""The contract of every loss: what goes in, what comes out, what a loss declares about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+Space = Literal["logit", "probability", "cosine", "dot"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The encoded batch: B queries, a positive document for each, and K negatives for each.
+
+    Shapes: queries (B, D), positives (B, D), negatives (B, K, D), with B >= 1 and K >= 0.
+    Raises ValueError, naming the three shapes, where they do not fit each other.
+    """
+
+    queries: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+    def __post_init__(self) -> None:
+        Q, P, N = (tuple(x.shape) for x in (self.queries, self.positives, self.negatives))
+        fit = len(Q) == 2 and Q[0] > 0 and P == Q and len(N) == 3 and (N[0], N[2]) == Q
+        if not fit:
+            raise ValueError(
+                "embeddings must be queries (B, D), positives (B, D), negatives (B, K, D) with B > 0, "
+                f"not queries {Q}, positives {P}, negatives {N}"
+            )
+
+    def full_precision(self) -> Embeddings:
+        """The same batch with float16 and bfloat16 raised to float32; float32 and float64 stay as they are."""
+
+        def raised(x: Tensor) -> Tensor:
+            return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+        return Embeddings(raised(self.queries), raised(self.positives), raised(self.negatives))
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What a teacher said about the batch; None for what it did not say.
+
+    Shapes: scores (B, 1+K), the positive first; queries (B, D'), documents (B, 1+K, D') in the teacher's own dimension.
+    `space` tells what a score is: "logit", "probability" in [0, 1], "cosine" in [-1, 1] or "dot".
+    Raises ValueError for another `space`.
+    """
+
+    scores: Tensor | None = None
+    queries: Tensor | None = None
+    documents: Tensor | None = None
+    space: Space | None = None
+
+    def __post_init__(self) -> None:
+        known = get_args(Space)
+        if self.space is not None and self.space not in known:
+            raise ValueError(f"the space of teacher scores must be one of {', '.join(known)}, not {self.space!r}")
+
+
+class LossOutput(NamedTuple):
+    """A scalar to minimise, its value per query (B,), whose mean it is, and detached scalars to watch."""
+
+    loss: Tensor
+    per_example: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+class Loss(nn.Module):
+    """One idea of what to minimise. A subclass writes `compute` and declares:
+
+    name: the word for it in a configuration.
+    needs: of "negatives" (K >= 1), "teacher_scores", "teacher_queries", "teacher_documents".
+    tunable: the parameters that are knobs while they are numbers; a word in their place leaves nothing to tune.
+    paper: where it comes from.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    tunable: ClassVar[tuple[str, ...]] = ()
+    paper: ClassVar[str]
+
+    __call__: Callable[..., LossOutput]
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """The parameters of this instance that want tuning; empty where it is parameter-free."""
+        return tuple(parameter for parameter in self.tunable if not isinstance(getattr(self, parameter), str))
+
+    def forward(self, embeddings: Embeddings, signals: Signals | None = None) -> LossOutput:
+        """Check what the loss needs, then compute it in float32 or better, under autocast too.
+
+        Raises ValueError naming what the loss needs and did not get.
+        """
+        signals = signals or Signals()
+        offered = {
+            "negatives": embeddings.negatives.shape[1] > 0,
+            "teacher_scores": signals.scores is not None,
+            "teacher_queries": signals.queries is not None,
+            "teacher_documents": signals.documents is not None,
+        }
+        missing = sorted(need for need in self.needs if not offered[need])
+        if missing:
+            raise ValueError(f'the loss "{self.name}" needs {", ".join(missing)}, and the batch has none')
+        # Autocast would lower the products of the similarities to bfloat16, whose steps near 1 are 0.004 wide.
+        with torch.autocast(embeddings.queries.device.type, enabled=False):
+            return self.compute(embeddings.full_precision(), signals)
+
+    def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
+        """The loss itself, on float32 or float64 embeddings."""
+        raise NotImplementedError
+
+
+def output(per_example: Tensor, **diagnostics: Tensor) -> LossOutput:
+    """The output whose loss is the mean of `per_example` (B,)."""
+    return LossOutput(per_example.mean(), per_example, {name: value.detach() for name, value in diagnostics.items()})

@@ -1,0 +1,110 @@
+"""Pins of the data order: every example once an epoch (but for the rest that is dropped), the same batch for the same
+step whatever was asked before, and parts that make up the whole on any number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import Batch, BatchPlan, Examples, Qrels, RandomNegatives, UserError
+
+N_DOCUMENTS = 500
+
+
+def make(n: int, batch_size: int, epochs: int = 3, seed: int = 13, per_query: int = 2) -> BatchPlan:
+    """`n` examples: query i, whose one relevant document is n - i."""
+    rows = np.arange(n)
+    judged = Qrels(rows, n - rows, np.ones(n, np.int32))
+    negatives = RandomNegatives(N_DOCUMENTS, judged, per_query)
+    return BatchPlan(Examples.of(judged), negatives, batch_size, epochs, seed)
+
+
+def same(left: Batch, right: Batch) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 20)).filter(lambda pair: pair[0] >= pair[1])
+
+
+@given(sizes, st.integers(0, 2**31))
+def test_every_example_once_an_epoch(pair: tuple[int, int], seed: int) -> None:
+    n, batch_size = pair
+    plan = make(n, batch_size, epochs=2, seed=seed)
+    assert (plan.steps_per_epoch, plan.total_steps) == (n // batch_size, 2 * (n // batch_size))
+    for epoch in range(2):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        batches = [plan.batch(step) for step in steps]
+        queries = np.concatenate([batch.queries for batch in batches])
+        assert len(queries) == len(set(queries.tolist())) == n - n % batch_size
+        for batch in batches:
+            assert len(batch.queries) == batch_size
+            assert np.array_equal(batch.positives, n - batch.queries)
+            for positive, negatives in zip(batch.positives, batch.negatives, strict=True):
+                assert positive not in negatives
+                assert len(set(negatives.tolist())) == 2
+
+
+@given(sizes, st.lists(st.integers(0, 200), min_size=1, max_size=20))
+def test_a_batch_depends_on_its_step_alone(pair: tuple[int, int], steps: list[int]) -> None:
+    plan = make(*pair)
+    steps = [step % plan.total_steps for step in steps]
+    one_by_one = [make(*pair).batch(step) for step in steps]
+    in_any_order = [plan.batch(step) for step in steps]
+    assert all(same(a, b) for a, b in zip(one_by_one, in_any_order, strict=True))
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.integers(0, 100))
+def test_parts_make_up_the_batch(workers: int, share: int, step: int) -> None:
+    batch_size = workers * share
+    plan = make(50, batch_size)
+    whole = plan.batch(step % plan.total_steps)
+    parts = [whole.part(rank, workers) for rank in range(workers)]
+    assert {len(part.queries) for part in parts} == {share}
+    assert same(whole, Batch(*(np.concatenate(column) for column in zip(*parts, strict=True))))
+
+
+def test_epochs_and_seeds_differ() -> None:
+    plan = make(40, 16)
+    left_out = [
+        set(range(40)) - {query for step in (2 * epoch, 2 * epoch + 1) for query in plan.batch(step).queries.tolist()}
+        for epoch in range(3)
+    ]
+    assert [len(rows) for rows in left_out] == [8, 8, 8]
+    assert len({frozenset(rows) for rows in left_out}) == 3
+    assert not same(make(40, 16, seed=1).batch(0), make(40, 16, seed=2).batch(0))
+    assert not np.array_equal(plan.batch(0).negatives, plan.batch(1).negatives)
+
+
+def test_the_order_stays_what_it_is() -> None:
+    """Another order for the same seed would make every earlier run impossible to repeat."""
+    batch = make(10, 4).batch(3)
+    order = np.random.default_rng([13, 1]).permutation(10)
+    assert batch.queries.tolist() == order[4:8].tolist()
+    assert batch.queries.tolist() == [9, 7, 6, 0]
+
+
+def test_no_negatives() -> None:
+    assert make(10, 4, per_query=0).batch(0).negatives.shape == (4, 0)
+
+
+def test_refuses() -> None:
+    with pytest.raises(UserError) as error:
+        make(10, 11)
+    assert str(error.value) == (
+        "training.batch_size: a batch of 11 is more than the 10 training examples. Lower it to 10 or less."
+    )
+    with pytest.raises(UserError) as error:
+        make(10, 5).batch(0).part(0, 2)
+    assert str(error.value) == (
+        "training.batch_size, scaling.workers: a batch of 5 cannot be shared equally by 2 workers. "
+        "Make the batch size a multiple of the workers."
+    )
+    judged = Qrels(np.array([0]), np.array([0]), np.array([0], np.int32))
+    with pytest.raises(UserError, match="no training judgment is above 0"):
+        Examples.of(judged)
+    plan = make(10, 4)
+    for step in (-1, plan.total_steps):
+        with pytest.raises(IndexError):
+            plan.batch(step)

@@ -1,0 +1,102 @@
+"""InfoNCE, pinned: by hand; equal to a loop over candidates and to sentence-transformers; gradient; invariances."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from losses import Embeddings, InfoNCE
+
+
+def batch(B: int = 4, K: int = 2, D: int = 5, seed: int = 0) -> Embeddings:
+    generator = torch.Generator().manual_seed(seed)
+    return Embeddings(
+        *(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((B, D), (B, D), (B, K, D)))
+    )
+
+
+def test_two_queries_by_hand():
+    # Cosines: q1 with p1 .8, p2 0, n1 .6, n2 -1; q2 with p1 .6, p2 1, n1 .8, n2 0.
+    embeddings = Embeddings(
+        queries=torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64),
+        positives=torch.tensor([[4.0, 3.0], [0.0, 2.0]], dtype=torch.float64),
+        negatives=torch.tensor([[[3.0, 4.0]], [[-1.0, 0.0]]], dtype=torch.float64),
+    )
+    out = InfoNCE(temperature=0.5)(embeddings)
+    e = math.exp
+    first = -math.log(e(1.6) / (e(1.6) + e(0) + e(1.2) + e(-2)))
+    second = -math.log(e(2) / (e(1.2) + e(2) + e(1.6) + e(0)))
+    assert out.per_example.tolist() == pytest.approx([first, second])
+    assert out.loss.item() == pytest.approx((first + second) / 2)
+    assert {name: value.item() for name, value in out.diagnostics.items()} == pytest.approx(
+        {"accuracy": 1.0, "positive_similarity": 0.9, "negative_similarity": 0.3, "margin": 0.6}
+    )
+
+
+@pytest.mark.parametrize("K", [0, 1, 3])
+def test_equals_the_loop_over_all_candidates(K):
+    embeddings = batch(K=K)
+    q, p, n = embeddings.queries, embeddings.positives, embeddings.negatives
+    candidates = [*p, *(n[j, k] for j in range(4) for k in range(K))]
+    expected, first = [], 0
+    for i in range(4):
+        logits = torch.stack([torch.nn.functional.cosine_similarity(q[i], d, dim=0) / 0.1 for d in candidates])
+        expected.append(torch.nn.functional.cross_entropy(logits[None], torch.tensor([i])))
+        first += all(logits[i] >= logit for logit in logits)
+    out = InfoNCE(temperature=0.1)(embeddings)
+    torch.testing.assert_close(out.per_example, torch.stack(expected))
+    torch.testing.assert_close(out.loss, out.per_example.mean())
+    assert out.diagnostics["accuracy"].item() == first / 4
+
+
+def test_equals_sentence_transformers():
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    embeddings = batch(B=6, K=2)
+    q, p, n = embeddings.queries, embeddings.positives, embeddings.negatives
+    theirs = MultipleNegativesRankingLoss(model=None, scale=20.0)
+    expected = theirs.compute_loss_from_embeddings([q, p, n[:, 0], n[:, 1]], labels=None)
+    torch.testing.assert_close(InfoNCE(temperature=0.05)(embeddings).loss, expected)
+
+
+def test_without_negatives_no_diagnostic_speaks_of_them():
+    assert set(InfoNCE()(batch(K=0)).diagnostics) == {"accuracy", "positive_similarity"}
+
+
+@pytest.mark.parametrize("K", [0, 1, 2])
+def test_gradient_against_finite_differences(K):
+    inputs = [x.requires_grad_() for x in vars(batch(B=3, K=K, D=3)).values()]
+    assert torch.autograd.gradcheck(lambda q, p, n: InfoNCE(0.5)(Embeddings(q, p, n)).loss, inputs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    order=st.integers(1, 6).flatmap(lambda B: st.permutations(range(B))), K=st.integers(0, 3), seed=st.integers(0, 99)
+)
+def test_order_of_the_batch_does_not_matter(order, K, seed):
+    embeddings = batch(B=len(order), K=K, seed=seed)
+    permuted = InfoNCE()(Embeddings(*(x[list(order)] for x in vars(embeddings).values())))
+    out = InfoNCE()(embeddings)
+    torch.testing.assert_close(permuted.per_example, out.per_example[list(order)])
+    torch.testing.assert_close(permuted.loss, out.loss)
+
+
+def test_length_of_a_vector_does_not_matter():
+    embeddings = batch()
+    stretched = Embeddings(embeddings.queries * 2**30, embeddings.positives / 2**40, embeddings.negatives * 2**5)
+    assert torch.equal(InfoNCE()(stretched).per_example, InfoNCE()(embeddings).per_example)
+
+
+def test_bfloat16_is_raised_to_float32():
+    half = Embeddings(*(x.bfloat16() for x in vars(batch()).values()))
+    out = InfoNCE()(half)
+    assert out.loss.dtype == torch.float32
+    assert torch.equal(out.loss, InfoNCE()(Embeddings(*(x.float() for x in vars(half).values()))).loss)
+
+
+@pytest.mark.parametrize(("value", "word"), [(0, "0"), (-0.1, "-0.1"), ("warm", '"warm"'), (math.inf, "inf")])
+def test_refuses_a_temperature_that_is_not_positive(value, word):
+    with pytest.raises(ValueError, match=f"^temperature must be a number greater than 0, not {word}$"):
+        InfoNCE(value)

@@ -1,0 +1,113 @@
+"""The records around a loss, the registry, and what `import losses` costs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import losses
+from losses import Embeddings, Loss, Signals
+from losses.contract import output
+from losses.registry import LOSSES, Parameter
+
+
+@pytest.mark.parametrize(
+    ("queries", "positives", "negatives"),
+    [
+        ((2, 3), (2, 4), (2, 1, 3)),
+        ((2, 3), (1, 3), (2, 1, 3)),
+        ((2, 3), (2, 3), (2, 3)),
+        ((2, 3), (2, 3), (1, 1, 3)),
+        ((2, 3), (2, 3), (2, 1, 4)),
+        ((2, 1, 3), (2, 1, 3), (2, 1, 3)),
+        ((0, 3), (0, 3), (0, 1, 3)),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_refused_with_their_shapes(queries, positives, negatives):
+    with pytest.raises(ValueError) as refused:
+        Embeddings(torch.zeros(queries), torch.zeros(positives), torch.zeros(negatives))
+    assert str(refused.value) == (
+        "embeddings must be queries (B, D), positives (B, D), negatives (B, K, D) with B > 0, "
+        f"not queries {queries}, positives {positives}, negatives {negatives}"
+    )
+
+
+def test_signals_know_their_spaces():
+    assert Signals().scores is None
+    assert Signals(scores=torch.zeros(2, 3), space="cosine").space == "cosine"
+    message = "^the space of teacher scores must be one of logit, probability, cosine, dot, not 'logits'$"
+    with pytest.raises(ValueError, match=message):
+        Signals(space="logits")
+
+
+def test_a_loss_gets_what_it_needs_or_says_what_is_missing():
+    class Distilled(Loss):
+        name, paper = "distilled", ""
+        needs = frozenset({"negatives", "teacher_scores", "teacher_queries"})
+
+        def compute(self, embeddings, signals):
+            return output(signals.scores.sum(dim=1))
+
+    embeddings = Embeddings(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 0, 3))
+    message = '^the loss "distilled" needs negatives, teacher_queries, teacher_scores, and the batch has none$'
+    with pytest.raises(ValueError, match=message):
+        Distilled()(embeddings)
+    embeddings = Embeddings(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 1, 3))
+    out = Distilled()(embeddings, Signals(scores=torch.tensor([[1.0, 2.0], [3.0, 5.0]]), queries=torch.ones(2, 7)))
+    assert out.per_example.tolist() == [3.0, 8.0]
+    assert out.loss.item() == 5.5
+
+
+def test_build_finds_each_loss_by_its_own_name():
+    assert all(cls.name == name for name, cls in LOSSES.items())
+    built = losses.build("margin", target="adaptive", in_batch="rows", error="soft", detach_target=True)
+    assert isinstance(built, losses.Margin)
+    assert (built.target, built.in_batch, built.error, built.detach_target) == ("adaptive", "rows", "soft", True)
+    assert losses.build("infonce", temperature=1).temperature == 1.0
+    assert losses.build("triplet", margin=0.2, in_batch="rows").in_batch == "rows"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("margn", {}, '"margn" is not a loss here; did you mean "margin"?'),
+        ("ranknet", {}, '"ranknet" is not a loss here; known: "margin", "infonce", "triplet"'),
+        ("margin", {"traget": 0.3}, 'the loss "margin" has no parameter "traget"; did you mean "target"?'),
+        ("infonce", {"scale": 20}, 'the loss "infonce" has no parameter "scale"; known: "temperature"'),
+        ("margin", {"in_batch": "rows"}, 'the loss "margin" needs a value for "target"'),
+        ("triplet", {}, 'the loss "triplet" needs a value for "margin"'),
+    ],
+)
+def test_build_names_the_nearest_known(name, parameters, message):
+    with pytest.raises(ValueError) as refused:
+        losses.build(name, **parameters)
+    assert str(refused.value) == message
+
+
+def test_describe_lists_names_needs_knobs_and_defaults():
+    margin, infonce, triplet = losses.describe()
+    assert (margin.name, margin.needs, margin.knobs) == ("margin", ("negatives",), ("target",))
+    assert margin.parameters == (
+        Parameter("target", required=True, default=None),
+        Parameter("in_batch", required=False, default=None),
+        Parameter("error", required=False, default="l2"),
+        Parameter("detach_target", required=False, default=False),
+    )
+    assert margin.paper == "Gienapp et al. 2025, arXiv 2407.21515"
+    assert margin.summary.startswith("Drive the relevance margin of each triple to a target")
+    assert (infonce.name, infonce.needs, infonce.knobs) == ("infonce", (), ("temperature",))
+    assert infonce.parameters == (Parameter("temperature", required=False, default=0.05),)
+    assert (triplet.name, triplet.needs, triplet.knobs) == ("triplet", ("negatives",), ("margin",))
+
+
+def test_import_takes_torch_and_nothing_more():
+    program = (
+        "import json, sys, torch; before = set(sys.modules); import losses;"
+        "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
+    )
+    root = Path(__file__).parents[3]
+    printed = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert [name for name in json.loads(printed.stdout) if name not in sys.stdlib_module_names] == ["losses"]
