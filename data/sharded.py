@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ def run_shards(
     if connect is None:
         make = worker(**worker_arguments)
         for shard in missing:
-            _write(make(shard), shard_path(folder, shard))
+            _make_shard(make, shard, folder)
             done += 1
             report(done, n_shards)
         return
@@ -108,7 +109,7 @@ class _Maker:
         error = ""
         try:
             self._make = self._make or self._worker(**self._arguments)
-            _write(self._make(shard), shard_path(self._folder, shard))
+            _make_shard(self._make, shard, self._folder)
         except UserError as mendable:
             error = json.dumps([mendable.what, mendable.where, mendable.mend])
         return {"shard": batch["shard"], "error": [error]}
@@ -124,22 +125,26 @@ def _hush() -> None:
             handler.setLevel(logging.ERROR)
 
 
+def _make_shard(make: Worker, shard: int, folder: Path) -> None:
+    try:
+        _write(make(shard), shard_path(folder, shard))
+    except OSError as error:
+        if mendable := full_disk(error, folder):
+            raise mendable from error
+        raise
+
+
 def _write(table: pa.Table, path: Path) -> None:
     """Write a table under a temporary name, as a single batch so that a row is one look-up, and rename it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}{TEMPORARY}")
     try:
-        with pa.OSFile(str(temporary), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table.combine_chunks())
-            sink.flush()
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.rename(path)
-    except OSError as error:
-        if mendable := full_disk(error, path.parent):
-            temporary.unlink(missing_ok=True)
-            raise mendable from error
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _finished(path: Path) -> bool:

@@ -36,8 +36,10 @@ def ray_session() -> Iterator[None]:
     """One local Ray with 2 CPUs for the whole test session."""
     import ray
 
-    # Ray workers import the packages of this checkout, wherever the tests were started.
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Ray workers import the packages of this checkout, wherever the tests were started, and what tests define for them.
+    path = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests" / "integration"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     ray.init(
         num_cpus=2,
         object_store_memory=100 * 2**20,
@@ -69,6 +71,29 @@ def write_beir(
     files = {"corpus.jsonl": corpus, "queries.jsonl": queries, "qrels/train.tsv": train, "qrels/test.tsv": test}
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WordPiece tokenizer whose vocabulary is letters and a few words."""
+    from transformers import BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["the", "copper", "oak", "still", "##s", "spirit", "yeast", "of", "in", "##ing", ".", ","]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *words,
+        *letters,
+        *(f"##{c}" for c in letters if c != "s"),
+    ]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
 
 

@@ -89,8 +89,7 @@ CORPUS = [
     ),
     (
         '\n["d1", "a"]\n',
-        "mine/corpus.jsonl:2: a JSON list where there should be an object. A line is "
-        '{"_id": …, "text": …}.',
+        'mine/corpus.jsonl:2: a JSON list where there should be an object. A line is {"_id": …, "text": …}.',
     ),
     ('{"id": "d1", "text": "a"}', 'mine/corpus.jsonl:1: key "_id" is missing (there are: "id", "text"). Add it.'),
     ('{"_id": "d1"}', 'mine/corpus.jsonl:1: key "text" is missing (there are: "_id"). Add it.'),

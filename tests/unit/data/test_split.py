@@ -63,7 +63,8 @@ RANKED = np.array([[9, 3, 9], [7, 8, -1]])
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [(2, [3, 7]), (3, [3, 7, 9]), (4, [3, 7, 8, 9]), (20, list(range(20))), (None, list(range(20)))]
+    ("size", "expected"),
+    [(2, [3, 7]), (3, [3, 7, 9]), (4, [3, 7, 8, 9]), (20, list(range(20))), (None, list(range(20)))],
 )
 def test_pool(size: int | None, expected: list[int]) -> None:
     assert validation_pool(20, VALIDATION, size, RANKED, seed=1).tolist() == expected

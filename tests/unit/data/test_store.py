@@ -82,7 +82,10 @@ def test_build_writes_a_manifest_and_reuses(tmp_path: Path, caplog: pytest.LogCa
         assert stage.build(write_letters) == stage.path
         assert stage.build(lambda folder: pytest.fail("made twice")) == stage.path
     short = stage.fingerprint[:4]
-    assert [record.getMessage() for record in caplog.records] == [f"letters {short}…: made", f"letters {short}…: reused"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"letters {short}…: made",
+        f"letters {short}…: reused",
+    ]
     assert stage.done
     assert not stage.partial.exists()
     manifest = json.loads((stage.path / "manifest.json").read_text())
