@@ -4,14 +4,14 @@ Importing it takes numpy and pyarrow. Ray, transformers and bm25s are imported b
 """
 
 from data.bm25 import rank
-from data.collection import Collection, Qrels, load
+from data.collection import Collection, Qrels, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
 from data.negatives import NegativeSource, RandomNegatives, RankedNegatives
 from data.plan import Batch, BatchPlan, Examples
-from data.sharded import run_shards, shard_path
+from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
-from data.store import Stage, Store, file_digest, fingerprint
+from data.store import Stage, Store, build_together, file_digest, fingerprint
 from data.tokens import TokenShards, tokenize
 
 __all__ = [
@@ -23,17 +23,19 @@ __all__ = [
     "Qrels",
     "RandomNegatives",
     "RankedNegatives",
+    "Shard",
     "Stage",
     "Store",
     "TokenShards",
     "UserError",
+    "build_together",
     "file_digest",
     "fingerprint",
     "load",
+    "open_collection",
     "rank",
     "read_beir",
     "run_shards",
-    "shard_path",
     "split_validation",
     "tokenize",
     "validation_pool",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data.collection import Collection, Rows
-from data.sharded import run_shards, shard_path
+from data.sharded import Shard, run_shards
 from data.store import Store
 
 VERSION = 1
@@ -55,10 +55,11 @@ def rank(
             "queries": collection.queries["text"].take(pa.array(query_rows)).to_pylist(),
             "depth": depth,
         }
-        run_shards(partial, shards, Rank, arguments, on_shard=on_shard, connect=connect)
+        numbered = [Shard(partial, number) for number in range(shards)]
+        run_shards(numbered, Rank, arguments, on_shard=on_shard, connect=connect)
 
     folder = stage.build(make)
-    tables = (pa.ipc.open_file(pa.memory_map(str(shard_path(folder, shard)))).read_all() for shard in range(shards))
+    tables = (pa.ipc.open_file(pa.memory_map(str(Shard(folder, shard).path))).read_all() for shard in range(shards))
     parts = [table["documents"].chunk(0).values.to_numpy().reshape(-1, depth) for table in tables]
     return np.concatenate([np.empty((0, depth), np.int64), *parts])
 
@@ -74,8 +75,8 @@ class Rank:
 
             self._bm25 = bm25s.BM25.load(index, mmap=True, show_progress=False)
 
-    def __call__(self, shard: int) -> pa.Table:
-        queries = self._queries[shard * SHARD_QUERIES : (shard + 1) * SHARD_QUERIES]
+    def __call__(self, shard: Shard) -> pa.Table:
+        queries = self._queries[shard.number * SHARD_QUERIES : (shard.number + 1) * SHARD_QUERIES]
         ranked = np.full((len(queries), self._depth), -1, np.int64)
         for row, terms in zip(ranked, _terms(queries), strict=True):
             if self._bm25 is not None and (known := self._bm25.get_tokens_ids(terms)):

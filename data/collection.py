@@ -97,7 +97,7 @@ def load(store: Store, format: str, path: str | Path) -> Collection:
     reader, path = FORMATS[format], Path(path)
     sources: dict[str, Json] = {file.relative_to(path).as_posix(): file_digest(file) for file in reader.files(path)}
     stage = store.stage("collection", VERSION, {"format": format, "sources": sources})
-    return _open(stage.build(lambda partial: _write(reader.read(path), partial)))
+    return open_collection(stage.build(lambda partial: _write(reader.read(path), partial)))
 
 
 def _write(collection: Collection, folder: Path) -> None:
@@ -112,7 +112,8 @@ def _write(collection: Collection, folder: Path) -> None:
     (folder / "parts.json").write_text(json.dumps(dict(collection.parts)), encoding="utf-8")
 
 
-def _open(folder: Path) -> Collection:
+def open_collection(folder: Path) -> Collection:
+    """The collection in a finished stage of the store, memory-mapped."""
     parts: dict[str, str] = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
     tables = {part: pa.ipc.open_file(pa.memory_map(str(folder / f"{part}.arrow"))).read_all() for part in parts}
     qrels = {

@@ -7,9 +7,9 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -17,20 +17,26 @@ from data.errors import UserError
 from data.store import TEMPORARY, full_disk
 
 
+class Shard(NamedTuple):
+    """A shard of the stage that is made in `folder`."""
+
+    folder: Path
+    number: int
+
+    @property
+    def path(self) -> Path:
+        """Its Arrow file."""
+        return self.folder / f"part-{self.number:05d}.arrow"
+
+
 class Worker(Protocol):
     """Makes the table of a shard. It is built once per Ray worker, so what is slow to load is loaded once."""
 
-    def __call__(self, shard: int, /) -> pa.Table: ...
-
-
-def shard_path(folder: Path, shard: int) -> Path:
-    """The Arrow file of a shard."""
-    return folder / f"part-{shard:05d}.arrow"
+    def __call__(self, shard: Shard, /) -> pa.Table: ...
 
 
 def run_shards(
-    folder: Path,
-    n_shards: int,
+    shards: Sequence[Shard],
     worker: Callable[..., Worker],
     worker_arguments: Mapping[str, Any],
     *,
@@ -40,10 +46,10 @@ def run_shards(
     on_shard: Callable[[int, int], None] | None = None,
     connect: Callable[[], object] | None = None,
 ) -> None:
-    """Make the shards 0 … n_shards - 1 that `folder` does not have yet; after a kill, the rest of them.
+    """Make those of the shards, of one stage or of several, that are not there yet; after a kill, the rest of them.
 
     `connect` connects to Ray and is called only if there is a shard to make; without it the shards are made in this
-    process, one after the other. On a cluster, every machine must see `folder` under the same path.
+    process, one after the other. On a cluster, every machine must see their folders under the same paths.
 
     Resources: `concurrency` workers (None: as many as fit) take `num_cpus` CPUs and `num_gpus` GPUs each until the last
     shard is done, and nothing else runs: the shard numbers come from the driver, so no CPU has to stay free for a
@@ -54,18 +60,17 @@ def run_shards(
     scheduled and when the disk is full; a UserError of a worker arrives as it was raised.
     """
     report = on_shard or (lambda done, total: None)
-    folder = folder.absolute()
-    missing = [shard for shard in range(n_shards) if not _finished(shard_path(folder, shard))]
-    done = n_shards - len(missing)
-    report(done, n_shards)
+    missing = [shard for shard in shards if not _finished(shard.path)]
+    done = len(shards) - len(missing)
+    report(done, len(shards))
     if not missing:
         return
     if connect is None:
         make = worker(**worker_arguments)
         for shard in missing:
-            _make_shard(make, shard, folder)
+            _make_shard(make, shard)
             done += 1
-            report(done, n_shards)
+            report(done, len(shards))
         return
 
     connect()
@@ -74,10 +79,10 @@ def run_shards(
     _hush()
     size = min(_pool_size(concurrency, num_cpus, num_gpus), len(missing))
     # One block a shard: from a single block, Ray Data would feed a single worker.
-    shards = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
-    made = shards.map_batches(
+    items = [{"folder": str(shard.folder.absolute()), "number": shard.number} for shard in missing]
+    made = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Maker,
-        fn_constructor_args=(folder, worker, dict(worker_arguments), num_cpus),
+        fn_constructor_args=(worker, dict(worker_arguments), num_cpus),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
         num_cpus=num_cpus,
@@ -88,7 +93,7 @@ def run_shards(
             what, where, mend = json.loads(row["error"])
             raise UserError(what, where=where, mend=mend)
         done += 1
-        report(done, n_shards)
+        report(done, len(shards))
 
 
 class _Maker:
@@ -97,22 +102,22 @@ class _Maker:
     A UserError comes back as a value: raised in a Ray worker, it would arrive as text inside of an error of Ray's.
     """
 
-    def __init__(self, folder: Path, worker: Callable[..., Worker], arguments: dict[str, Any], num_cpus: float) -> None:
+    def __init__(self, worker: Callable[..., Worker], arguments: dict[str, Any], num_cpus: float) -> None:
         # Read by the tokenizers' thread pool when it first starts: as many threads as CPUs were granted.
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         os.environ["RAYON_NUM_THREADS"] = str(max(1, math.floor(num_cpus)))
-        self._folder, self._worker, self._arguments = folder, worker, arguments
+        self._worker, self._arguments = worker, arguments
         self._make: Worker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        [shard] = batch["shard"].tolist()
+        shard = Shard(Path(batch["folder"][0]), int(batch["number"][0]))
         error = ""
         try:
             self._make = self._make or self._worker(**self._arguments)
-            _make_shard(self._make, shard, self._folder)
+            _make_shard(self._make, shard)
         except UserError as mendable:
             error = json.dumps([mendable.what, mendable.where, mendable.mend])
-        return {"shard": batch["shard"], "error": [error]}
+        return {"number": batch["number"], "error": [error]}
 
 
 def _hush() -> None:
@@ -125,11 +130,11 @@ def _hush() -> None:
             handler.setLevel(logging.ERROR)
 
 
-def _make_shard(make: Worker, shard: int, folder: Path) -> None:
+def _make_shard(make: Worker, shard: Shard) -> None:
     try:
-        _write(make(shard), shard_path(folder, shard))
+        _write(make(shard), shard.path)
     except OSError as error:
-        if mendable := full_disk(error, folder):
+        if mendable := full_disk(error, shard.folder):
             raise mendable from error
         raise
 

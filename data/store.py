@@ -12,7 +12,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,9 @@ class Stage:
     def _make(self, make: Callable[[Path], None]) -> None:
         try:
             self.partial.mkdir(exist_ok=True)
+            began = time.perf_counter()
             make(self.partial)
-            seals = self._seal()
+            seals = self._seal(time.perf_counter() - began)
         except OSError as error:
             if mendable := full_disk(error, self.partial):
                 raise mendable from error
@@ -142,7 +144,7 @@ class Stage:
             _sound.add((str(self.path / name), size, mtime))
         log.info("%s %s…: made", self.name, self.fingerprint[:4])
 
-    def _seal(self) -> dict[str, tuple[int, int]]:
+    def _seal(self, seconds: float) -> dict[str, tuple[int, int]]:
         """Bring every file to the disk and write the manifest; returns size and time of each file."""
         (self.partial / MANIFEST).unlink(missing_ok=True)  # left by a kill between manifest and rename
         for leftover in self.partial.rglob(f"*{TEMPORARY}"):
@@ -153,15 +155,32 @@ class Stage:
             _sync(path)
             files[name] = {"bytes": stat.st_size, "sha256": file_digest(path)}
             seals[name] = stat.st_size, stat.st_mtime_ns
-        manifest = {"stage": self.name, "version": self.version, "inputs": self.inputs, "files": files}
+        manifest = {"stage": self.name, "version": self.version, "inputs": self.inputs, "seconds": seconds, "files": files}
         (self.partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         _sync(self.partial / MANIFEST)
         _sync(self.partial)
         return seals
 
 
+def build_together(stages: Sequence[Stage], make: Callable[[Sequence[Path]], None]) -> list[Path]:
+    """`Stage.build` for several stages whose output is made by one call `make(partials)`; what is done is left out."""
+    partials: list[Path] = []
+
+    def enter(rest: Sequence[Stage]) -> None:
+        if rest:
+            rest[0].build(lambda partial: (partials.append(partial), enter(rest[1:]))[-1])
+        elif partials:
+            make(partials)
+
+    enter(stages)
+    return [stage.path for stage in stages]
+
+
 def manifest(folder: Path) -> dict[str, Any]:
-    """What is written about a finished stage: `stage`, `version`, `inputs`, `files` (name → `bytes`, `sha256`)."""
+    """What is written about a finished stage.
+
+    `stage`, `version`, `inputs`, `files` (name → `bytes`, `sha256`), and the wall `seconds` of the call that ended it.
+    """
     try:
         value: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return value

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data.collection import Collection
 from data.errors import UserError
-from data.sharded import run_shards, shard_path
+from data.sharded import Shard, run_shards
 from data.store import Store, verify
 
 VERSION = 1
@@ -37,7 +37,7 @@ class TokenShards:
         self._values: list[npt.NDArray[np.int32]] = []
         self._offsets: list[npt.NDArray[np.int32]] = []
         for shard in range(stats["shards"]):
-            ids = _read(shard_path(self.folder, shard))["input_ids"].chunk(0)
+            ids = _read(Shard(self.folder, shard).path)["input_ids"].chunk(0)
             self._values.append(ids.values.to_numpy())
             self._offsets.append(ids.offsets.to_numpy())
         self._lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
@@ -102,11 +102,11 @@ def tokenize(
     rows = getattr(collection, field).num_rows
 
     def make(partial: Path) -> None:
-        shards = math.ceil(rows / shard_rows)
-        run_shards(partial, shards, Tokenize, arguments, concurrency=concurrency, on_shard=on_shard, connect=connect)
-        metadata = [_read(shard_path(partial, shard)).schema.metadata for shard in range(shards)]
+        shards = [Shard(partial, number) for number in range(math.ceil(rows / shard_rows))]
+        run_shards(shards, Tokenize, arguments, concurrency=concurrency, on_shard=on_shard, connect=connect)
+        metadata = [_read(shard.path).schema.metadata for shard in shards]
         truncated = sum(int(entry[b"truncated"]) for entry in metadata)
-        stats = {"shards": shards, "shard_rows": shard_rows, "max_tokens": max_tokens, "truncated": truncated}
+        stats = {"shards": len(shards), "shard_rows": shard_rows, "max_tokens": max_tokens, "truncated": truncated}
         (partial / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
 
     return TokenShards(stage.build(make))
@@ -140,8 +140,8 @@ class Tokenize:
         self._tokenizer.no_padding()
         self._texts, self._shard_rows = _read(table)["text"], shard_rows
 
-    def __call__(self, shard: int) -> pa.Table:
-        texts = self._texts.slice(shard * self._shard_rows, self._shard_rows).to_pylist()
+    def __call__(self, shard: Shard) -> pa.Table:
+        texts = self._texts.slice(shard.number * self._shard_rows, self._shard_rows).to_pylist()
         encodings = self._tokenizer.encode_batch_fast(texts)
         ids = [encoding.ids for encoding in encodings]
         offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)

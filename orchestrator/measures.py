@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError
+from data import Qrels as Judged
+from data import UserError
 
 if TYPE_CHECKING:
     from ir_measures import Measure
@@ -108,6 +109,14 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[Measure]) -> Measured:
     for metric in result.per_query:
         per_query[str(metric.measure)][metric.query_id] = float(metric.value)
     return Measured({str(measure): float(result.aggregated[measure]) for measure in measures}, per_query)
+
+
+def judgments(qrels: Judged, query_id: Callable[[int], str], document_id: Callable[[int], str]) -> dict[str, dict[str, int]]:
+    """Judgments by row as query id → document id → relevance, with the ids that the functions give the rows."""
+    judged: dict[str, dict[str, int]] = {}
+    for query, document, relevance in zip(qrels.query_row, qrels.doc_row, qrels.relevance, strict=True):
+        judged.setdefault(query_id(int(query)), {})[document_id(int(document))] = int(relevance)
+    return judged
 
 
 def write_trec_run(path: Path, run: Run, tag: str) -> None:

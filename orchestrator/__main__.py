@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is the command `stillhouse`."""
+
+from orchestrator.cli import main
+
+main()

@@ -1,0 +1,310 @@
+"""The command `stillhouse`. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.compare import Job
+    from orchestrator.config import Experiment
+
+app = typer.Typer(
+    name="stillhouse",
+    help="Distil dense retrievers, and see what each way of doing it costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=3.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Exit(IntEnum):
+    """Exit statuses."""
+
+    DONE = 0
+    FAILED = 1
+    INPUT = 2
+
+
+@app.command()
+def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Train every recipe, evaluate on the test split, and report quality and cost. Runs what is not yet done."""
+    with _job(experiment, overrides) as job:
+        outcome = job.compare()
+    from orchestrator.records import to_json
+    from orchestrator.report import terminal
+
+    if as_json:
+        _print_json(to_json(outcome.comparison))
+        return
+    terminal.show(outcome.comparison)
+    out = typer.echo
+    out(f"\nreport  {_short(outcome.report)}")
+    if outcome.tracked:
+        uri = job.experiment.tracking.uri
+        if uri.startswith("http"):
+            out(f"MLflow  {uri} (experiment {job.experiment.tracking.experiment})")
+        else:
+            out(f"MLflow  mlflow ui --backend-store-uri {uri}")
+    else:
+        out("MLflow  could not be reached; run the same command again to send the values, which wait in the store")
+
+
+@app.command()
+def prepare(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Read and check the collection, and tokenize it once."""
+    with _job(experiment, overrides) as job:
+        job.prepare()
+
+
+@app.command()
+def mine(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Make the negatives and the validation pool."""
+    with _job(experiment, overrides) as job:
+        job.prepare()
+        job.mine()
+
+
+@app.command()
+def train(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Train the recipes that have nothing to search."""
+    with _job(experiment, overrides) as job:
+        job.prepare()
+        job.mine()
+        trials = job.train(lambda row: row.tune is None)
+    _show_trials(trials)
+
+
+@app.command()
+def tune(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Search the knobs of the recipes that have some."""
+    with _job(experiment, overrides) as job:
+        job.prepare()
+        job.mine()
+        trials = job.train(lambda row: row.tune is not None)
+    _show_trials(trials)
+
+
+@app.command()
+def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Measure the untrained encoder and each recipe's best on the test split."""
+    with _job(experiment, overrides) as job:
+        job.prepare()
+        job.mine()
+        evaluated = job.evaluate(job.train())
+    measures = {row: value.measures for row, value in evaluated.items()}
+    if as_json:
+        _print_json(measures)
+        return
+    for row, values in measures.items():
+        typer.echo(f"{row}  " + "  ".join(f"{measure} {value:.4f}" for measure, value in values.items()))
+        typer.echo(f"  run {_short(evaluated[row].folder / 'run.trec.gz')}")
+
+
+@app.command()
+def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Write the report of a finished comparison again, from the store alone."""
+    from orchestrator import report as report_package
+    from orchestrator.records import comparison_from_json
+    from orchestrator.report import terminal
+
+    loaded = _load(experiment, overrides)
+    folder = Path(loaded.store) / "reports" / loaded.name
+    file = folder / "comparison.json"
+    if not file.is_file():
+        raise UserError(
+            f'"{loaded.name}" has no finished comparison in {loaded.store}',
+            mend=f"Run: stillhouse compare {experiment}",
+        )
+    comparison = comparison_from_json(json.loads(file.read_text(encoding="utf-8")))
+    page = report_package.write(comparison, folder)
+    terminal.show(comparison)
+    typer.echo(f"\nreport  {_short(page)}")
+
+
+@app.command()
+def export(
+    experiment: ExperimentFile,
+    row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the table, such as arm-adaptive.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    overrides: Overrides = None,
+) -> None:
+    """Copy a row's trained encoder to a folder that sentence-transformers and transformers load."""
+    from orchestrator.records import comparison_from_json
+
+    loaded = _load(experiment, overrides)
+    file = Path(loaded.store) / "reports" / loaded.name / "comparison.json"
+    if not file.is_file():
+        raise UserError(f'"{loaded.name}" has no finished comparison', mend=f"Run: stillhouse compare {experiment}")
+    results = {r.name: r for r in comparison_from_json(json.loads(file.read_text(encoding="utf-8"))).results}
+    trained = {name: r.winning_trial.model for name, r in results.items() if r.winning_trial and r.winning_trial.model}
+    if row not in trained:
+        raise UserError(f'there is no trained row "{row}"', mend=f"Rows: {', '.join(trained)}.")
+    if folder.exists():
+        raise UserError(f"{folder} is there already", mend="Give a new folder.")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.copytree(trained[row], partial, dirs_exist_ok=True)
+    partial.rename(folder)
+    typer.echo(f"{row} → {folder}")
+
+
+@app.command()
+def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print the stages, what is cached, the resources and the steps, and start nothing."""
+    from orchestrator.plan import describe
+
+    stages = describe(_load(experiment, overrides))
+    if as_json:
+        _print_json([stage._asdict() for stage in stages])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", "state", "what", box=None, pad_edge=False, header_style="bold")
+    for stage in stages:
+        table.add_row(stage.name, stage.state, stage.what)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine, or the cluster that RAY_ADDRESS names."""
+    from orchestrator.doctor import check
+
+    findings = check()
+    if as_json:
+        _print_json([finding._asdict() for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok ' if finding.good else 'BAD'}  {finding.what}: {finding.found}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
+def losses(as_json: AsJson = False) -> None:
+    """Print the losses: what each needs, its parameters and its paper."""
+    from losses import describe
+
+    descriptions = describe()
+    if as_json:
+        _print_json([description._asdict() for description in descriptions])
+        return
+    for d in descriptions:
+        parameters = ", ".join(f"{name}={value!r}" for name, value in d.parameters.items())
+        _block(d.name, d.summary, parameters=parameters, knobs=_words(d.knobs), needs=_words(d.needs), paper=d.paper)
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """Print the recipes: loss, needs, what is searched, and the paper."""
+    from orchestrator.recipes import RECIPES
+
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": r.name,
+                    "loss": r.loss,
+                    "parameters": dict(r.parameters),
+                    "needs": sorted(r.needs),
+                    "knobs": {k.parameter: list(k.values) for k in r.tune_space.knobs} if r.tune_space else {},
+                    "paper": r.paper,
+                }
+                for r in RECIPES.values()
+            ]
+        )
+        return
+    for r in RECIPES.values():
+        knobs = (
+            "; ".join(f"{k.parameter} in {', '.join(map(str, k.values))} ({k.source})" for k in r.tune_space.knobs)
+            if r.tune_space
+            else "none: parameter-free"
+        )
+        loss = f"{r.loss}({', '.join(f'{k}={v!r}' for k, v in r.parameters.items())})"
+        _block(r.name, r.summary, loss=loss, knobs=knobs, needs=_words(r.needs), paper=r.paper)
+
+
+class _job:  # noqa: N801 - reads as a verb: with _job(…) as job
+    """The job of an experiment, with its display, and Ray shut down at the end."""
+
+    def __init__(self, experiment: Path, overrides: list[str] | None) -> None:
+        self._experiment = _load(experiment, overrides)
+
+    def __enter__(self) -> Job:
+        from orchestrator.compare import Job
+        from orchestrator.console import Display
+
+        self._display = Display().__enter__()
+        try:
+            return Job(self._experiment, self._display)
+        except BaseException:
+            self._display.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, *exception: Any) -> None:
+        self._display.__exit__(*exception)
+        if "ray" in sys.modules:
+            import ray
+
+            ray.shutdown()
+
+
+def _load(path: Path, overrides: list[str] | None) -> Experiment:
+    from orchestrator.config import load
+
+    return load(path, overrides or ())
+
+
+def _show_trials(trials: dict[str, Any]) -> None:
+    for row in trials.values():
+        for trial in sorted(row, key=lambda trial: -trial.validation):
+            typer.echo(f"{trial.name}  validation nDCG@10 {trial.validation:.4f}  {trial.state}")
+
+
+def _block(name: str, summary: str, **facts: str) -> None:
+    typer.echo(f"{name}\n  {summary}")
+    for key, value in facts.items():
+        typer.echo(f"  {key:<10} {value}")
+
+
+def _words(values: Any) -> str:
+    return ", ".join(sorted(values)) or "nothing beyond queries and positives"
+
+
+def _print_json(value: Any) -> None:
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, frozenset | set) else str(value)
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
+
+
+def _short(path: Path) -> str:
+    """A path as a person would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def main() -> None:
+    """Run the command; what a user can mend is one line and status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(Exit.INPUT)

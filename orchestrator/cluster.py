@@ -1,0 +1,114 @@
+"""The connection to Ray, and whether it can hold what an experiment asks for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.config import Experiment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster (or this machine) has. `node_cpus` and `node_gpus` are those of its largest node."""
+
+    cpus: int
+    gpus: float
+    node_cpus: int
+    node_gpus: float
+
+
+@dataclass(frozen=True)
+class WorkerSize:
+    """What one training worker holds."""
+
+    cpus: int
+    gpus: float
+
+
+def connect() -> None:
+    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start a local one; once a process."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_TO_FILE", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    # The driver reports progress itself, from the journals of the trials.
+    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**options)
+    else:
+        # On localhost alone, and a small object store: data travels by files of the store, not through Ray.
+        ray.init(
+            num_cpus=local_cpus(),
+            include_dashboard=False,
+            object_store_memory=256 * 1024**2,
+            _node_ip_address="127.0.0.1",
+            **options,
+        )
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def local_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def resources() -> Resources:
+    """What there is: the connected cluster's, or this machine's where Ray is not running and would start locally."""
+    import ray
+
+    if not ray.is_initialized() and os.environ.get("RAY_ADDRESS"):
+        connect()
+    if ray.is_initialized():
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = [int(n.get("CPU", 0)) for n in nodes], [float(n.get("GPU", 0)) for n in nodes]
+        return Resources(sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0.0))
+    import torch
+
+    cpus_here, gpus_here = local_cpus(), float(torch.cuda.device_count())
+    return Resources(cpus_here, gpus_here, cpus_here, gpus_here)
+
+
+def worker_size(experiment: Experiment, available: Resources) -> WorkerSize:
+    """What each training worker of the experiment gets.
+
+    Unless the experiment says, a worker without a GPU gets an equal share of the largest node's CPUs, so that a
+    single one uses the whole machine; a worker with a GPU gets one CPU.
+
+    Raises:
+        UserError: the workers can never be scheduled on what is available.
+    """
+    scaling = experiment.scaling
+    gpus = float(scaling.gpus_per_worker)
+    cpus = scaling.cpus_per_worker
+    if cpus is None:
+        cpus = 1 if gpus else max(1, available.node_cpus // scaling.workers)
+    if scaling.workers * cpus > available.cpus and not _autoscales():
+        raise UserError(
+            f"{scaling.workers} workers × {cpus} CPUs need {scaling.workers * cpus}, there are {available.cpus}",
+            where="scaling.workers",
+            mend=f"Set scaling.workers to {max(1, available.cpus // cpus)} or less, or connect to a larger cluster.",
+        )
+    if scaling.workers * gpus > available.gpus and not _autoscales():
+        raise UserError(
+            f"{scaling.workers} workers × {gpus:g} GPUs need {scaling.workers * gpus:g}, there are {available.gpus:g}",
+            where="scaling.gpus_per_worker",
+            mend="Set scaling.gpus_per_worker to 0 to train on CPUs." if not available.gpus else "Ask for fewer.",
+        )
+    return WorkerSize(cpus, gpus)
+
+
+def _autoscales() -> bool:
+    """Whether nodes can still be added, as on a cluster that `ray up` started."""
+    return os.environ.get("STILLHOUSE_AUTOSCALING") == "1"

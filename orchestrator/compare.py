@@ -1,0 +1,269 @@
+"""The main job: train every recipe, evaluate, and say what each one cost. Each verb is this job up to some stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from data import Qrels, Stage, UserError, fingerprint
+from data.store import manifest
+from orchestrator import cluster, recipes, report
+from orchestrator.config import Experiment, RecipeSettings, resolved
+from orchestrator.console import Display
+from orchestrator.evaluation import Evaluated, Model, evaluate_all, trained_model, untrained_model
+from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
+from orchestrator.runs import RunSpec, runs_of
+from orchestrator.tracking import Tracker
+from orchestrator.trial import Entry, stage_of
+from orchestrator.tuning import run_all, trials_of, winner_of
+from orchestrator.watch import Watch
+from orchestrator.workspace import Workspace
+
+SEARCH_VERSION = 1
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished comparison, the path of its HTML report, and whether MLflow has all of it."""
+
+    comparison: Comparison
+    report: Path
+    tracked: bool
+
+
+class Job:
+    """An experiment on its way through the stages; what the store holds is reused and said so."""
+
+    def __init__(self, experiment: Experiment, display: Display) -> None:
+        self.experiment = experiment
+        self.display = display
+        self.workspace = Workspace(experiment, self._connect, display.shards)
+        self.available = cluster.resources()
+        self.size = cluster.worker_size(experiment, self.available)
+        self.tracker = Tracker(experiment.tracking.uri, experiment.tracking.experiment)
+
+    def _connect(self) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            self.display.line("starting Ray")
+            cluster.connect()
+
+    def prepare(self) -> None:
+        """Everything before training. Refuses here what would fail later, so that nothing is computed in vain."""
+        workspace, experiment = self.workspace, self.experiment
+        collection = workspace.collection
+        training, validation = workspace.split
+        tests = len({*workspace.test_qrels.query_row.tolist()})
+        self.display.line(
+            f"collection {experiment.collection.path}: {collection.documents.num_rows:,} documents, "
+            f"{_queries(training):,} training, {_queries(validation):,} validation and {tests:,} test queries"
+        )
+        workspace.load_encoder()
+        workers = experiment.scaling.workers
+        for row in experiment.recipes:
+            batch_size = experiment.training_for(row).batch_size
+            if batch_size % workers:
+                raise UserError(
+                    f"a batch of {batch_size} cannot be shared equally by {workers} workers",
+                    where="training.batch_size",
+                    mend=f"Make it a multiple of {workers}.",
+                )
+        tokens = workspace.tokens
+        for field, shards in (("queries", tokens.queries), ("documents", tokens.documents)):
+            share = shards.truncated / len(shards)
+            self.display.line(f"tokens of {field}: {share:.0%} truncated at {shards.max_tokens} tokens")
+
+    def mine(self) -> None:
+        """The negatives, the validation pool, and the order of the batches."""
+        for row in self.experiment.recipes:
+            plan = self.workspace.plan(self.experiment.training_for(row))
+            negatives = plan.negatives.per_query
+            self.display.line(
+                f"{row.name}: {plan.total_steps} steps of {plan.batch_size} queries, {negatives} own negative(s) each"
+            )
+        self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
+
+    def train(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> dict[str, tuple[Trial, ...]]:
+        """Train the wanted rows, all their trials; row → its trials."""
+        rows = [row for row in self.experiment.recipes if wanted(row)]
+        runs = {row.name: runs_of(self.experiment, row) for row in rows}
+        pending = [row for row in rows if not self._search(row, runs[row.name]).done]
+        for row in rows:
+            if row not in pending:
+                self.display.line(f"{row.name}: {len(runs[row.name])} trial(s) reused")
+        if pending:
+            self._run([run for row in pending for run in runs[row.name]])
+        return {row.name: self._finished(row, runs[row.name]) for row in rows}
+
+    def _run(self, runs: list[RunSpec]) -> None:
+        stages = [stage_of(self.workspace, run) for run in runs]
+        steps = {run.name: self.workspace.plan(run.training).total_steps for run in runs}
+        fingerprints = {run.name: stage.fingerprint for run, stage in zip(runs, stages, strict=True)}
+        self._connect()
+        self.display.line(f"training {len(runs)} run(s)")
+
+        def on_entries(run: RunSpec, entries: list[Entry]) -> None:
+            for entry in entries:
+                self.display.point(run, entry, steps[run.name])
+            parents = {
+                self.fingerprint: self.experiment.name,
+                f"{self.fingerprint}/{run.row}": run.row,
+            }
+            tags = {"stillhouse.kind": "trial", "stillhouse.recipe": run.recipe}
+            self.tracker.open_trial(parents, run.name, fingerprints[run.name], tags)
+            self.tracker.publish_points(fingerprints[run.name], [entry.point for entry in entries])
+
+        with Watch(list(zip(runs, stages, strict=True)), on_entries):
+            run_all(self.workspace, runs, self.size, self.available)
+
+    def _search(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
+        """What the trials of a row came to, stopped ones included."""
+        inputs = {
+            "trials": [stage_of(self.workspace, run).fingerprint for run in runs],
+            "names": [run.name for run in runs],
+            "tune": row.tune.model_dump() if row.tune else None,
+        }
+        return self.workspace.store.stage("searches", SEARCH_VERSION, inputs)
+
+    def _finished(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> tuple[Trial, ...]:
+        def write(partial: Path) -> None:
+            trials = [to_json(trial) for trial in trials_of(self.workspace, runs)]
+            (partial / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
+
+        folder = self._search(row, runs).build(write)
+        values = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
+        return tuple(trial_from_json(value) for value in values)
+
+    def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
+        """The untrained encoder and each row's winner on the test split."""
+        models = [untrained_model(self.workspace, UNTRAINED)]
+        for row in self.experiment.recipes:
+            winner = winner_of(trials[row.name])
+            run = next(run for run in runs_of(self.experiment, row) if run.name == winner.name)
+            stage = stage_of(self.workspace, run)
+            models.append(trained_model(row.name, stage))
+        return self._evaluate(models)
+
+    def _evaluate(self, models: list[Model]) -> dict[str, Evaluated]:
+        return evaluate_all(
+            self.workspace,
+            models,
+            self.size,
+            self.available,
+            self._connect,
+            lambda done, total: self.display.shards("encoding the corpus for the evaluation", done, total),
+        )
+
+    def compare(self) -> Outcome:
+        """All of it: trials, evaluation, report, MLflow."""
+        self.prepare()
+        self.mine()
+        trials = self.train()
+        evaluated = self.evaluate(trials)
+        comparison = self._comparison(trials, evaluated)
+        folder = self.workspace.store.root / "reports" / self.experiment.name
+        page = report.write(comparison, folder)
+        (folder / "experiment.yaml").write_text(comparison.config, encoding="utf-8")
+        stages = {
+            run.name: stage_of(self.workspace, run).fingerprint
+            for row in self.experiment.recipes
+            for run in runs_of(self.experiment, row)
+        }
+        runs = {row: value.folder for row, value in evaluated.items()}
+        return Outcome(comparison, page, self.tracker.publish(comparison, stages, folder, runs))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the comparison is known by: everything that its numbers depend on."""
+        searches = [self._search(row, runs_of(self.experiment, row)).fingerprint for row in self.experiment.recipes]
+        test = self.workspace.collection.parts[f"qrels/{self.experiment.collection.test_split}"]
+        evaluation = self.experiment.evaluation.model_dump()
+        return fingerprint(
+            {"name": self.experiment.name, "searches": searches, "test": test, "evaluation": evaluation}
+        )
+
+    def _comparison(self, trials: dict[str, tuple[Trial, ...]], evaluated: dict[str, Evaluated]) -> Comparison:
+        workspace, experiment = self.workspace, self.experiment
+        training, validation = workspace.split
+        untrained = evaluated[UNTRAINED]
+        results = [Result(UNTRAINED, UNTRAINED, True, (), None, untrained.measures, untrained.per_query)]
+        for row in experiment.recipes:
+            recipe, value = recipes.get(row.recipe), evaluated[row.name]
+            results.append(
+                Result(
+                    name=row.name,
+                    recipe=row.recipe,
+                    parameter_free=recipe.parameter_free,
+                    trials=trials[row.name],
+                    winner=winner_of(trials[row.name]).name,
+                    measures=value.measures,
+                    per_query=value.per_query,
+                )
+            )
+        costs = [*self._shared_costs()]
+        costs += [cost for row in trials.values() for trial in row for cost in trial.costs]
+        costs += [value.cost for value in evaluated.values()]
+        return Comparison(
+            name=experiment.name,
+            fingerprint=self.fingerprint,
+            collection=experiment.collection.path,
+            documents=workspace.collection.documents.num_rows,
+            train_queries=_queries(training),
+            validation_queries=_queries(validation),
+            test_queries=len(next(iter(untrained.per_query.values()))),
+            encoder=experiment.encoder.model,
+            measures=tuple(experiment.evaluation.measures),
+            results=tuple(results),
+            costs=tuple(costs),
+            config=resolved(experiment),
+            environment=environment(self.available, self.size),
+        )
+
+    def _shared_costs(self) -> list[Cost]:
+        """What all recipes share: tokenizing and mining, as the store's manifests have it."""
+        tokens = self.workspace.tokens
+        folders = {"tokenizing": [tokens.queries.folder, tokens.documents.folder]}
+        costs = []
+        for stage, paths in folders.items():
+            seconds = sum(manifest(path)["seconds"] for path in paths)
+            examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
+            costs.append(Cost(stage=stage, device_seconds=seconds, wall_seconds=seconds, examples=examples))
+        return costs
+
+
+def environment(available: cluster.Resources, size: cluster.WorkerSize) -> dict[str, str]:
+    """Where a comparison ran: versions and machine."""
+    values = {name: version(name) for name in ("torch", "transformers", "ray", "mlflow", "faiss-cpu")}
+    values["python"] = platform.python_version()
+    values["machine"] = f"{platform.machine()}, {available.cpus} CPUs, {available.gpus:g} GPUs"
+    values["worker"] = f"{size.cpus} CPUs, {size.gpus:g} GPUs"
+    if commit := _commit():
+        values["commit"] = commit
+    return values
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _queries(qrels: Qrels) -> int:
+    return len({*qrels.query_row.tolist()})

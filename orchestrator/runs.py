@@ -1,0 +1,57 @@
+"""The training runs that an experiment asks for: each recipe, at each setting of its knobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import recipes
+from orchestrator.config import Experiment, RecipeSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from losses import Loss
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a row of the experiment with the loss's parameters and the training settings resolved.
+
+    `knobs` are the parameters that the search chose for this run, empty for a recipe without a search.
+    """
+
+    row: str
+    recipe: str
+    loss: str
+    parameters: dict[str, Any]
+    knobs: dict[str, Any]
+    training: TrainingSettings
+
+    @property
+    def name(self) -> str:
+        """`static-margin target=0.3`, or the row alone for a run without knobs."""
+        return " ".join([self.row, *(f"{knob}={value:g}" for knob, value in self.knobs.items())])
+
+    def build_loss(self) -> Loss:
+        """The loss that this run minimises."""
+        import losses
+
+        return losses.build(self.loss, **self.parameters)
+
+
+def runs_of(experiment: Experiment, row: RecipeSettings) -> tuple[RunSpec, ...]:
+    """The runs of one row, in the order in which they are started: one, or one for each point of its grid."""
+    recipe = recipes.get(row.recipe)
+    points: tuple[dict[str, float], ...] = ({},)
+    if row.tune is not None and recipe.tune_space is not None:
+        points = recipe.tune_space.with_values(row.tune.space).grid()
+    return tuple(
+        RunSpec(
+            row=row.name,
+            recipe=row.recipe,
+            loss=recipe.loss,
+            parameters={**recipe.parameters, **row.loss, **point},
+            knobs=point,
+            training=experiment.training_for(row),
+        )
+        for point in points
+    )

@@ -1,0 +1,245 @@
+"""MLflow: a parent run for the comparison, a child for each recipe, a grandchild for each trial.
+
+What MLflow shows is a copy: the truth is in the store. Every run is known by the fingerprint of what it logs and every
+curve goes on after the last step that MLflow has, so the same thing is never logged twice, by whatever kill or restart;
+and where the server cannot be reached, the comparison goes on and a later call sends what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data import UserError
+from orchestrator.records import Comparison, Cost, Progress, Result, Trial
+
+log = logging.getLogger(__name__)
+
+FINGERPRINT = "stillhouse.fingerprint"
+PARENT = "mlflow.parentRunId"
+SCHEMES = ("sqlite:", "postgresql", "mysql", "mssql", "http:", "https:", "databricks")
+RETRY_SECONDS = 60.0  # how long an unreachable server is left alone
+BATCH = 900  # MLflow takes at most 1000 metrics at once
+
+
+class Tracker:
+    """One comparison's runs in MLflow. No method raises when the server is lost; `lost` then tells why."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        check_uri(uri)
+        self._uri, self._experiment_name = uri, experiment
+        self._client: Any = None
+        self._experiment_id = ""
+        self._runs: dict[str, tuple[str, bool]] = {}
+        self._lost_at = float("-inf")
+        self.lost: str | None = None
+
+    def publish_points(self, fingerprint: str, points: Sequence[Progress]) -> None:
+        """Add to a run's learning curve, live; what does not arrive is sent with the whole at the end."""
+        if time.monotonic() - self._lost_at >= RETRY_SECONDS:
+            self._guard(lambda: self._log_points(self._runs[fingerprint][0], points), fingerprint in self._runs)
+
+    def open_trial(self, parents: Mapping[str, str], name: str, fingerprint: str, tags: Mapping[str, str]) -> None:
+        """Make sure that a trial and its parents (fingerprint → name, outermost first) have their runs."""
+
+        def open_all() -> None:
+            parent = None
+            for parent_fingerprint, parent_name in parents.items():
+                parent = self._run(parent_name, parent_fingerprint, parent, {})[0]
+            self._run(name, fingerprint, parent, tags)
+
+        if time.monotonic() - self._lost_at >= RETRY_SECONDS:
+            self._guard(open_all)
+
+    def publish(self, comparison: Comparison, trials: Mapping[str, str], folder: Path, runs: Mapping[str, Path]) -> bool:
+        """Bring MLflow up to date with a finished comparison; False if it could not be reached.
+
+        Args:
+            trials: trial name → fingerprint.
+            folder: the report's files, which become artifacts of the parent.
+            runs: row → the folder with its TREC run and per-query values.
+        """
+        return self._guard(lambda: self._publish(comparison, trials, folder, runs))
+
+    def _publish(
+        self, comparison: Comparison, trials: Mapping[str, str], folder: Path, runs: Mapping[str, Path]
+    ) -> None:
+        parent, finished = self._run(comparison.name, comparison.fingerprint, None, _parent_tags(comparison))
+        if finished:
+            return
+        for result in comparison.results:
+            child, child_finished = self._run(
+                result.name, row_fingerprint(comparison.fingerprint, result.name), parent, _row_tags(comparison, result)
+            )
+            for trial in result.trials:
+                run, trial_finished = self._run(trial.name, trials[trial.name], child, trial_tags(result, trial.state))
+                if not trial_finished:
+                    self._log_trial(run, trial)
+            if not child_finished:
+                self._log_row(child, comparison, result, runs[result.name])
+        self._log_params(parent, {"collection": comparison.collection, "encoder": comparison.encoder})
+        self._log_values(parent, _cost_metrics(comparison.costs))
+        for file in sorted(folder.iterdir()):
+            self._client.log_artifact(parent, str(file))
+        self._client.set_terminated(parent, "FINISHED")
+
+    def _log_trial(self, run: str, trial: Trial) -> None:
+        self._log_params(run, trial.parameters)
+        self._log_points(run, trial.curve)
+        self._log_values(run, _cost_metrics(trial.costs))
+        self._client.set_terminated(run, "FINISHED" if trial.state == "finished" else "KILLED")
+
+    def _log_row(self, run: str, comparison: Comparison, result: Result, folder: Path) -> None:
+        winner = result.winning_trial
+        self._log_params(run, {"recipe": result.recipe, **(winner.parameters if winner else {})})
+        if winner:
+            self._log_points(run, winner.curve)
+            self._log_values(run, {"validation/best": winner.validation})
+        values = {f"test/{metric_name(measure)}": value for measure, value in result.measures.items()}
+        costs = [cost for cost in comparison.costs if cost.recipe == result.name]
+        self._log_values(run, values | _cost_metrics(costs))
+        for file in sorted(folder.iterdir()):
+            self._client.log_artifact(run, str(file))
+        self._client.set_terminated(run, "FINISHED")
+
+    def _run(self, name: str, fingerprint: str, parent: str | None, tags: Mapping[str, str]) -> tuple[str, bool]:
+        """The id of the run with this fingerprint, made if there is none, and whether it is finished."""
+        if fingerprint in self._runs:
+            run, finished = self._runs[fingerprint]
+            for key, value in tags.items():
+                self._client.set_tag(run, key, value)
+            return run, finished
+        self._connect()
+        found = self._client.search_runs(
+            [self._experiment_id], f"tags.`{FINGERPRINT}` = '{_in_parent(fingerprint, parent)}'", max_results=1
+        )
+        if found:
+            run, status = found[0].info.run_id, found[0].info.status
+            finished = status in ("FINISHED", "KILLED")
+        else:
+            own = {FINGERPRINT: _in_parent(fingerprint, parent), **tags} | ({PARENT: parent} if parent else {})
+            run = self._client.create_run(self._experiment_id, tags=own, run_name=name).info.run_id
+            finished = False
+        self._runs[fingerprint] = run, finished
+        return run, finished
+
+    def _log_points(self, run: str, points: Iterable[Progress]) -> None:
+        from mlflow.entities import Metric
+
+        history = self._client.get_metric_history(run, "train/loss")
+        last = max((metric.step for metric in history), default=-1)
+        now = int(time.time() * 1000)
+        metrics: list[Metric] = []
+        for point in points:
+            if point.step <= last:
+                continue
+            values = {"train/loss": point.loss, "train/device_seconds": point.device_seconds}
+            values |= {f"train/{metric_name(name)}": value for name, value in point.diagnostics.items()}
+            if point.validation is not None:
+                values["validation/nDCG_at_10"] = point.validation
+            if len(metrics) + len(values) > BATCH:
+                self._client.log_batch(run, metrics=metrics)
+                metrics = []
+            metrics += [Metric(key, value, now, point.step) for key, value in values.items()]
+        if metrics:
+            self._client.log_batch(run, metrics=metrics)
+
+    def _log_values(self, run: str, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(run, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
+
+    def _log_params(self, run: str, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(run, params=[Param(key, str(value)) for key, value in values.items()])
+
+    def _connect(self) -> None:
+        if self._client is not None:
+            return
+        # The defaults wait for minutes where a server is down; ours is asked again later.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self._uri)
+        found = client.get_experiment_by_name(self._experiment_name)
+        self._experiment_id = found.experiment_id if found else client.create_experiment(self._experiment_name)
+        self._client = client
+
+    def _guard(self, action: Callable[[], None], wanted: bool = True) -> bool:
+        """Run an action; where MLflow cannot be reached say so once and go on."""
+        if not wanted:
+            return False
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            action()
+        except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+            if self.lost is None:
+                log.warning("MLflow at %s cannot be reached; its values wait in the store: %s", self._uri, error)
+            self.lost, self._lost_at = str(error), time.monotonic()
+            return False
+        self.lost = None
+        return True
+
+
+def check_uri(uri: str) -> None:
+    """Raises UserError for a tracking URI that MLflow has no store for."""
+    if not uri.startswith(SCHEMES):
+        raise UserError(
+            f'"{uri}" is no MLflow tracking URI', where="tracking.uri", mend="Use sqlite:///FILE.db or http://HOST:PORT."
+        )
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: `nDCG@10` becomes `nDCG_at_10`."""
+    return name.replace("@", "_at_").replace("(", "_").replace(")", "").replace("=", "_").replace(",", "_")
+
+
+def row_fingerprint(comparison: str, row: str) -> str:
+    """What a row's run is known by."""
+    return f"{comparison}/{row}"
+
+
+def trial_tags(result: Result, state: str) -> dict[str, str]:
+    """Tags of a trial's run."""
+    return {"stillhouse.kind": "trial", "stillhouse.recipe": result.recipe, "stillhouse.state": state}
+
+
+def _parent_tags(comparison: Comparison) -> dict[str, str]:
+    tags = {"stillhouse.kind": "comparison", "stillhouse.collection": comparison.collection}
+    return tags | {f"stillhouse.{key}": value for key, value in comparison.environment.items()}
+
+
+def _row_tags(comparison: Comparison, result: Result) -> dict[str, str]:
+    return {
+        "stillhouse.kind": "recipe",
+        "stillhouse.recipe": result.recipe,
+        "stillhouse.parameter_free": str(result.parameter_free).lower(),
+        "stillhouse.collection": comparison.collection,
+        "stillhouse.encoder": comparison.encoder,
+    }
+
+
+def _cost_metrics(costs: Iterable[Cost]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for cost in costs:
+        for field in ("device_seconds", "wall_seconds", "examples", "tokens", "flops"):
+            key = f"cost/{cost.stage}/{field}"
+            values[key] = values.get(key, 0.0) + getattr(cost, field)
+    return values
+
+
+def _in_parent(fingerprint: str, parent: str | None) -> str:
+    """The same trial in two comparisons has a run in each."""
+    return f"{fingerprint}@{parent}" if parent else fingerprint

