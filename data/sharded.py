@@ -55,6 +55,7 @@ def run_shards(
     """
     report = on_shard or (lambda done, total: None)
     folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     missing = [shard for shard in range(n_shards) if not _finished(shard_path(folder, shard))]
     done = n_shards - len(missing)
     report(done, n_shards)
@@ -69,7 +70,7 @@ def run_shards(
         return
 
     connect()
-    import ray
+    import ray.data
 
     _hush()
     size = min(_pool_size(concurrency, num_cpus, num_gpus), len(missing))
@@ -117,7 +118,7 @@ class _Maker:
 
 def _hush() -> None:
     """`on_shard` is the progress: Ray Data's own goes to its log file only."""
-    import ray
+    import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     for handler in logging.getLogger("ray.data").handlers:
