@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data.collection import Collection, Rows
 from data.sharded import Shard, run_shards
-from data.store import Store
+from data.store import Json, Store, fingerprint
 
 VERSION = 1
 SHARD_QUERIES = 4_096
@@ -40,10 +40,10 @@ def rank(
     index = store.stage("bm25-index", VERSION, {"documents": documents}).build(
         lambda partial: _index(collection.documents["text"].to_pylist(), partial)
     )
-    inputs = {
+    inputs: dict[str, Json] = {
         "documents": documents,
         "queries": collection.parts["queries"],
-        "query_rows": np.asarray(query_rows, np.int64).tolist(),
+        "query_rows": fingerprint(np.asarray(query_rows, np.int64).tolist()),
         "depth": depth,
     }
     stage = store.stage("bm25", VERSION, inputs)

@@ -60,6 +60,8 @@ def run_shards(
     scheduled and when the disk is full; a UserError of a worker arrives as it was raised.
     """
     report = on_shard or (lambda done, total: None)
+    for folder in {shard.folder for shard in shards}:
+        folder.mkdir(parents=True, exist_ok=True)
     missing = [shard for shard in shards if not _finished(shard.path)]
     done = len(shards) - len(missing)
     report(done, len(shards))
@@ -74,7 +76,7 @@ def run_shards(
         return
 
     connect()
-    import ray
+    import ray.data
 
     _hush()
     size = min(_pool_size(concurrency, num_cpus, num_gpus), len(missing))
@@ -122,7 +124,7 @@ class _Maker:
 
 def _hush() -> None:
     """`on_shard` is the progress: Ray Data's own goes to its log file only."""
-    import ray
+    import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     for handler in logging.getLogger("ray.data").handlers:

@@ -94,7 +94,6 @@ def test_a_user_error_arrives_as_one(ray_session: None, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         run_shards(tmp_path / "a", 3, Fails, {"how": "start"}, connect=connected)
     assert (error.value.what, error.value.where, error.value.mend) == ("no model", "encoder.model", "Name one.")
-    (tmp_path / "b").mkdir()
     with pytest.raises(UserError, match="the disk is full"):
         run_shards(tmp_path / "b", 3, Fails, {"how": "full"}, connect=connected)
     assert not shard_path(tmp_path / "b", 1).exists()
@@ -150,7 +149,7 @@ def test_tokens_and_ranks_are_those_of_one_process(
     first = {(query, doc) for query, found in zip(rows.tolist(), ranked[:, :10].tolist(), strict=True) for doc in found}
     test = collection.qrels["test"]
     hits = sum(pair in first for pair in zip(test.query_row.tolist(), test.doc_row.tolist(), strict=True))
-    assert hits / len(test) > 0.7  # published BM25 finds about 0.79 of SciFact's relevant documents among the first 10
+    assert hits / len(test) > 0.7  # 0.76; rows in the wrong order would find next to none
 
 
 # A driver that is killed, as by the machine's owner, as soon as it hears of the second finished shard.

@@ -57,14 +57,17 @@ def test_split_refuses_fractions(fraction: float) -> None:
         split_validation(qrels((0, 0, 1), (1, 1, 1)), fraction, 0)
 
 
-# Relevant: documents 7 and 3. Ranks: 9 and 7 come first, then 3 and 8, then 9 and nothing.
+# Relevant: documents 7 and 3. The others by rank: 9 (7 is in already), then 12 and 8, then 11 (9 is in already).
 VALIDATION = qrels((0, 7, 1), (1, 3, 2), (1, 5, 0))
-RANKED = np.array([[9, 3, 9], [7, 8, -1]])
+RANKED = np.array([[9, 12, 11, 3], [7, 8, 9, -1]])
+
+
+POOLS = {2: [], 3: [9], 4: [9, 12], 5: [9, 12, 8], 6: [9, 12, 8, 11]}
 
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(2, [3, 7]), (3, [3, 7, 9]), (4, [3, 7, 8, 9]), (20, list(range(20))), (None, list(range(20)))],
+    [*((size, sorted([3, 7, *hard])) for size, hard in POOLS.items()), (20, list(range(20))), (None, list(range(20)))],
 )
 def test_pool(size: int | None, expected: list[int]) -> None:
     assert validation_pool(20, VALIDATION, size, RANKED, seed=1).tolist() == expected
@@ -75,7 +78,7 @@ def test_pool_is_filled_at_random() -> None:
     for pool in pools:
         assert len(pool) == 10
         assert pool == sorted(set(pool))
-        assert {3, 7, 8, 9} <= set(pool) <= set(range(20))
+        assert {3, 7, 8, 9, 11, 12} <= set(pool) <= set(range(20))
     assert len({tuple(pool) for pool in pools}) == 5
     assert validation_pool(20, VALIDATION, 10, RANKED, 0).tolist() == pools[0]
     assert {3, 7} < set(validation_pool(20, VALIDATION, 5, None, 0).tolist())
