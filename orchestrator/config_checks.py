@@ -1,0 +1,128 @@
+"""What pydantic cannot see: whether recipes, losses, tune spaces and sections fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from orchestrator import recipes
+from orchestrator.config_problems import Problem, nearest, shown
+from orchestrator.config_schema import Experiment, RecipeSettings, Scalar
+from orchestrator.config_source import KeyPath
+from orchestrator.recipes import Recipe
+from tune_spaces import TuneSpace
+
+
+def check(experiment: Experiment) -> list[Problem]:
+    """Every misfit of a valid experiment."""
+    return [*_sections(experiment), *_rows(experiment)]
+
+
+def _sections(experiment: Experiment) -> Iterator[Problem]:
+    collection, negatives, evaluation = experiment.collection, experiment.negatives, experiment.evaluation
+    if collection.test_split == collection.train_split:
+        what = f'"{collection.test_split}" is what the recipes train on, and says nothing about other queries'
+        yield Problem(("collection", "test_split"), what, "Name another split.")
+    if negatives.source == "bm25" and negatives.depth < negatives.per_query:
+        what = f"{negatives.depth} documents cannot give {negatives.per_query} negatives a query"
+        yield Problem(("negatives", "depth"), what, f"Set it to {negatives.per_query} or more.")
+    if evaluation.depth is not None:
+        import ir_measures
+
+        cutoffs = {name: ir_measures.parse_measure(name).params.get("cutoff", 0) for name in evaluation.measures}
+        deepest = max(cutoffs, key=lambda name: cutoffs[name])
+        if cutoffs[deepest] > evaluation.depth:
+            what = f"{evaluation.depth} documents are fewer than {deepest} reads"
+            yield Problem(("evaluation", "depth"), what, f"Set it to {cutoffs[deepest]} or more, or leave it out.")
+
+
+def _rows(experiment: Experiment) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, row in enumerate(experiment.recipes):
+        here: KeyPath = ("recipes", index)
+        if row.recipe not in recipes.RECIPES:
+            mend = nearest(row.recipe, recipes.RECIPES, "Recipes here")
+            yield Problem((*here, "recipe"), f'"{row.recipe}" is not a recipe here', mend)
+            continue
+        if row.name in first:
+            what = f'the name "{row.name}" is that of recipes.{first[row.name]} already'
+            yield Problem((*here, "name"), what, 'Give one of them another "name".')
+        first.setdefault(row.name, index)
+        recipe = recipes.get(row.recipe)
+        misfits = [*_tuning(experiment, row, recipe, here)]
+        yield from misfits or _losses(row, recipe, here)
+
+
+def _tuning(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: KeyPath) -> Iterator[Problem]:
+    """Whether the row's search has something to search, and can stop trials as it says."""
+    tune, space = row.tune, recipe.tune_space
+    if tune is None:
+        return
+    if space is None:
+        yield Problem((*here, "tune"), f"{recipe.name} is parameter-free: there is nothing to tune", 'Remove "tune".')
+        return
+    for knob in tune.space:
+        if knob not in space.parameters:
+            mend = nearest(knob, space.parameters, "Its knobs")
+            yield Problem((*here, "tune", "space", knob), f'"{knob}" is not a knob of {recipe.name}', mend)
+    for knob in space.parameters:
+        if knob in row.loss:
+            yield Problem((*here, "loss", knob), "is fixed here and tuned in the same row", 'Remove it, or "tune".')
+    if tune.scheduler == "asha" and experiment.training_for(row).validations < 2:
+        what = "asha compares runs on their way, and training.validations is 1"
+        mend = "Set training.validations to 2 or more, or scheduler to null."
+        yield Problem((*here, "tune", "scheduler"), what, mend)
+
+
+def _losses(row: RecipeSettings, recipe: Recipe, here: KeyPath) -> Iterator[Problem]:
+    """Whether the loss can be built, with every value of every knob, and is still the recipe's: its first misfit."""
+    import losses  # brings torch, which `--help` does without
+
+    (description,) = (loss for loss in losses.describe() if loss.name == recipe.loss)
+    space = recipe.tune_space or TuneSpace(recipe.name, ())
+    for path, setting in _settings(space, row, {**recipe.parameters, **row.loss}, here):
+        for knob in space.knobs:
+            required = any(p.required for p in description.parameters if p.name == knob.parameter)
+            if required and knob.parameter not in setting:
+                mend = f'Add "tune: {{}}" to search it, or "loss: {{{knob.parameter}: {knob.values[0]:g}}}" to fix it.'
+                yield Problem(here, f'{recipe.name} needs a value for its knob "{knob.parameter}"', mend)
+                return
+        try:
+            loss = losses.build(recipe.loss, **setting)
+        except ValueError as error:
+            yield Problem(path, str(error))
+            return
+        for parameter in set(loss.knobs) ^ set(space.parameters):
+            yield _another_recipe(recipe, parameter, setting[parameter], here)
+            return
+
+
+def _settings(
+    space: TuneSpace, row: RecipeSettings, parameters: Mapping[str, Scalar], here: KeyPath
+) -> Iterator[tuple[KeyPath, dict[str, Scalar]]]:
+    """What the loss is built with, and the path that it was written at: each value of each knob beside the first
+    values of the others, or the one setting of a row that tunes nothing.
+    """
+    written = (*here, "loss") if row.loss else here
+    if row.tune is None:
+        yield written, {**parameters}
+        return
+    space = space.with_values(row.tune.space)
+    first = space.grid()[0]
+    for knob in space.knobs:
+        for index, value in enumerate(knob.values):
+            given = (*here, "tune", "space", knob.parameter, index) if knob.parameter in row.tune.space else written
+            yield given, {**parameters, **first, knob.parameter: value}
+
+
+def _another_recipe(recipe: Recipe, parameter: str, value: Scalar, here: KeyPath) -> Problem:
+    """A value that gives a parameter-free recipe a knob, or takes a recipe's knob away: the row would be misnamed."""
+    if recipe.parameter_free:
+        what = f"{shown(value)} makes it a knob, and {recipe.name} is parameter-free"
+    else:
+        what = f"{shown(value)} leaves {recipe.name} nothing to tune"
+    others = [
+        other.name
+        for other in recipes.RECIPES.values()
+        if other.loss == recipe.loss and other.parameter_free != recipe.parameter_free
+    ]
+    return Problem((*here, "loss", parameter), what, f"Take the recipe for it: {' or '.join(others)}.")

@@ -1,0 +1,245 @@
+"""What an experiment's YAML may say: its sections, keys, defaults and ranges."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from orchestrator.records import UNTRAINED
+
+Scalar = str | int | float | bool | None
+T = TypeVar("T")
+
+
+def refusal(what: str, mend: str | None = None) -> PydanticCustomError:
+    """An error of a value, in our words."""
+    return PydanticCustomError("refusal", "{what}", {"what": what, "mend": mend})
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise refusal(f'must be letters, digits, "-", "_" and ".", beginning with a letter or digit, not "{value}"')
+    return value
+
+
+def _row_name(value: str) -> str:
+    if value == UNTRAINED:
+        raise refusal(f'"{UNTRAINED}" is the name of the encoder before training', "Choose another.")
+    return _name(value)
+
+
+def _filled(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values:
+        raise refusal("must have at least one item")
+    return values
+
+
+def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if twice is not None:
+        raise refusal(f"has {twice} twice", "Remove one.")
+    return _filled(values)
+
+
+def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(layers) != sorted(set(layers)):
+        raise refusal(f"must be distinct and ascending, not {list(layers)}")
+    return _filled(layers)
+
+
+def _scalar(value: object) -> object:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    kind = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else value
+    raise refusal(f"must be a number, a word, true, false or null, not {kind}")
+
+
+def _measure(text: str) -> str:
+    """A measure in ir_measures' own spelling: MRR@10 becomes RR@10."""
+    import ir_measures  # only once an experiment is read
+
+    try:
+        measure = ir_measures.parse_measure(text)
+        measure.validate_params()
+        name = str(measure)
+    except NameError:
+        known = {name.casefold(): name for name in reversed(list(ir_measures.measures.registry))}
+        base = re.split(r"[@(\s]", text, maxsplit=1)[0]
+        near = difflib.get_close_matches(base.casefold(), known, n=1)
+        mend = f'Did you mean "{known[near[0]] + text[len(base) :]}"?' if near else "See ir-measur.es for the names."
+        raise refusal(f'"{text}" is not a measure that ir_measures knows', mend) from None
+    except (ValueError, KeyError, AssertionError):
+        raise refusal(f'"{text}" cannot be read as a measure', "Write NAME@CUTOFF, such as nDCG@10.") from None
+    if measure.params.get("cutoff", 1) < 1:
+        raise refusal(f'"{text}" must have a cutoff of at least 1')
+    return name
+
+
+def _gpus(value: float) -> float:
+    if value > 1 and not value.is_integer():
+        raise refusal(f"must be a whole number, or a share of one GPU, not {value}")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, AfterValidator(_name)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A mapping of the YAML: no unknown key, no silent conversion, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class KeysOf(NamedTuple):
+    """Marks a dict field whose keys are those of a section."""
+
+    section: type[Section]
+
+
+class CollectionSettings(Section):
+    """The test collection. A relative `path` starts at the current directory, not at the YAML's."""
+
+    format: Literal["beir"] = "beir"
+    path: Text
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training queries held out
+    validation_pool: Annotated[int, Field(gt=0)] | None = None  # documents that validation searches; None: all
+    train_split: Text = "train"
+    test_split: Text = "test"
+
+
+class EncoderSettings(Section):
+    """The encoder to start from. `model` is a hub name, or a folder; a relative one starts at the current directory."""
+
+    model: Text
+    pooling: Literal["cls", "mean", "pooler"] = "mean"
+    normalize: bool = True
+    query_tokens: Annotated[int, Field(ge=3)] = 64  # room for one token between the two special ones
+    document_tokens: Annotated[int, Field(ge=3)] = 256
+    layers: (
+        Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_ascending)] | None
+    ) = None  # those to keep, counted from 0; None: all
+    dropout: Share = 0.0
+
+
+class NegativesSettings(Section):
+    """Where negatives come from. `depth` is read for bm25 only: they are drawn from the first `depth` documents."""
+
+    source: Literal["random", "bm25"] = "random"
+    per_query: Annotated[int, Field(gt=0)] = 1
+    depth: Annotated[int, Field(gt=0)] = 100
+
+
+class TrainingSettings(Section):
+    """How each recipe is trained."""
+
+    batch_size: Annotated[int, Field(gt=0)] = 32  # queries a step, over all workers
+    epochs: Annotated[int, Field(gt=0)] = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    warmup: Share = 0.1  # share of the steps
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: Annotated[float, Field(gt=0)] | None = 1.0  # norm of the gradient; None: as it is
+    precision: Literal["bf16", "fp32"] = "bf16"
+    token_budget: Annotated[int, Field(gt=0)] = 4096  # tokens a chunk, padding included
+    validations: Annotated[int, Field(gt=0)] = 4  # how often a run is validated
+    checkpoints: Annotated[int, Field(gt=0)] = 4  # points in a run that it can go on from
+
+
+class TuneSettings(Section):
+    """The search over a recipe's knobs. `space` replaces the values of the knobs it names."""
+
+    search: Literal["grid"] = "grid"
+    scheduler: Literal["asha"] | None = None
+    reduction_factor: Annotated[int, Field(ge=2)] = 3  # asha goes on with one in so many
+    space: dict[str, Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_distinct)]] = {}
+
+
+def _overrides(value: object) -> dict[str, Any]:
+    """Keys of `training` that hold for one row, checked like the section; pydantic adds the path to what it finds."""
+    return TrainingSettings.model_validate(value).model_dump(exclude_unset=True)
+
+
+class RecipeSettings(Section):
+    """A row of the comparison; a bare name stands for a row that changes nothing. `name` defaults to the recipe's."""
+
+    recipe: str
+    name: Annotated[str, AfterValidator(_row_name)] = ""
+    loss: dict[str, Annotated[Scalar, PlainValidator(_scalar)]] = {}
+    training: Annotated[dict[str, Any], BeforeValidator(_overrides), KeysOf(TrainingSettings)] = {}
+    tune: TuneSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = {"recipe": value}
+        if isinstance(value, dict) and value.get("name") is None and isinstance(value.get("recipe"), str):
+            value = {**value, "name": value["recipe"]}
+            if not _NAME.fullmatch(value["recipe"]):  # no recipe has such a name: that is what is to be told
+                del value["name"]
+        return value
+
+
+class EvaluationSettings(Section):
+    """What is measured on the test split. `depth` documents are retrieved; None: as many as the measures read."""
+
+    measures: Annotated[
+        tuple[Annotated[str, AfterValidator(_measure)], ...], Field(strict=False), AfterValidator(_distinct)
+    ] = ("nDCG@10", "RR@10", "R@100")
+    index: Text = "Flat"  # a faiss factory string
+    depth: Annotated[int, Field(gt=0)] | None = None
+
+
+class ScalingSettings(Section):
+    """The workers of one training run. `cpus_per_worker` None: what the machine has, shared among them."""
+
+    workers: Annotated[int, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0), AfterValidator(_gpus)] = 0.0
+    cpus_per_worker: Annotated[int, Field(gt=0)] | None = None
+
+
+class TrackingSettings(Section):
+    """Where MLflow writes. `experiment` defaults to the name of ours."""
+
+    uri: Text = "sqlite:///stillhouse.db"
+    experiment: Text = ""
+
+
+class Experiment(Section):
+    """One experiment: the whole YAML."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
+    collection: CollectionSettings
+    encoder: EncoderSettings
+    negatives: NegativesSettings = NegativesSettings()
+    training: TrainingSettings = TrainingSettings()
+    recipes: Annotated[tuple[RecipeSettings, ...], Field(strict=False), AfterValidator(_filled)]
+    evaluation: EvaluationSettings = EvaluationSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    store: Text = ".stillhouse"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        tracking = value.get("tracking", {})
+        if isinstance(tracking, TrackingSettings):
+            tracking = tracking.model_dump()
+        if isinstance(tracking, dict) and not tracking.get("experiment") and isinstance(value.get("name"), str):
+            tracking = {**tracking, "experiment": value["name"]}
+        return {**value, "tracking": tracking}
+
+    def training_for(self, row: RecipeSettings) -> TrainingSettings:
+        """The section `training` with what the row changes in it."""
+        return TrainingSettings.model_validate({**self.training.model_dump(), **row.training})

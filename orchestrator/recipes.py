@@ -1,0 +1,88 @@
+"""The recipes: named ways to train, each a loss with its set-up and, where it has knobs, its tune space."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tune_spaces import SPACES, TuneSpace
+
+_ARM = "Gienapp et al. 2025, arXiv 2407.21515"
+_NEGATIVES = frozenset({"negatives"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named way to train.
+
+    `loss` and `parameters` are what `losses.build` takes; the knobs of `tune_space` are left out of `parameters`, since
+    a search or the experiment sets them. `needs` is what the batches must hold, as the loss declares it.
+    """
+
+    name: str
+    loss: str
+    parameters: Mapping[str, float | str | bool | None]
+    needs: frozenset[str]
+    paper: str
+    summary: str
+    tune_space: TuneSpace | None = None
+
+    @property
+    def parameter_free(self) -> bool:
+        """Whether there is nothing to search."""
+        return self.tune_space is None
+
+
+RECIPES: dict[str, Recipe] = {
+    "arm-adaptive": Recipe(
+        name="arm-adaptive",
+        loss="margin",
+        parameters={"target": "adaptive", "in_batch": "rows"},
+        needs=_NEGATIVES,
+        paper=_ARM,
+        summary="Margins regressed on how alike positive and negative are, over the whole batch.",
+    ),
+    "arm-distributed": Recipe(
+        name="arm-distributed",
+        loss="margin",
+        parameters={"target": "distributed"},
+        needs=_NEGATIVES,
+        paper=_ARM,
+        summary="Each triple's margin regressed on its negative's likeness to every positive of the batch.",
+    ),
+    "static-margin": Recipe(
+        name="static-margin",
+        loss="margin",
+        parameters={"in_batch": "rows"},
+        needs=_NEGATIVES,
+        paper=_ARM,
+        summary="Margins regressed on one constant over the whole batch: what the adaptive target saves tuning.",
+        tune_space=SPACES["static-margin"],
+    ),
+    "infonce": Recipe(
+        name="infonce",
+        loss="infonce",
+        parameters={},
+        needs=frozenset(),
+        paper="van den Oord et al. 2018, arXiv 1807.03748; for retrieval: Karpukhin et al. 2020, arXiv 2004.04906",
+        summary="Softmax cross-entropy of the positive against all documents of the batch.",
+        tune_space=SPACES["infonce"],
+    ),
+    "triplet": Recipe(
+        name="triplet",
+        loss="triplet",
+        parameters={},
+        needs=_NEGATIVES,
+        paper="Schroff et al. 2015, arXiv 1503.03832",
+        summary="A hinge on each triple's margin.",
+        tune_space=SPACES["triplet"],
+    ),
+}
+
+
+def get(name: str) -> Recipe:
+    """The recipe of that name. Raises ValueError for an unknown one, naming the nearest or all."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else "known: " + ", ".join(RECIPES)
+        raise ValueError(f'"{name}" is not a recipe here; {hint}')
+    return RECIPES[name]
