@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,12 @@ def page(comparison: Comparison) -> str:
         marks=_marks(comparison),
         sentences=wording.sentences(comparison),
         seed=wording.configured(comparison, "seed"),
-        overview=_overview(comparison),
-        trials=_trials(comparison),
-        ledger=entries,
+        figures=_overview(comparison) + _trials(comparison),
+        ledger=[
+            (recipe or "shared by all", list(costs))
+            for recipe, costs in itertools.groupby(entries, lambda cost: cost.recipe)
+        ],
+        devices=sorted({cost.device for cost in entries}),
         total=total(entries),
         palette=plots.PALETTE,
         wording=wording,
@@ -79,7 +83,7 @@ def _overview(comparison: Comparison) -> list[Figure]:
             "How much less device time",
             plots.speed_ups(comparison),
             f"Device seconds of the other over those of the parameter-free recipe: {ratios}",
-            f"The dashed line is equal cost. Beside each bar, what the saving costs or brings in {measure}.",
+            f"The mark at 1x is equal cost. Beside each bar, what the saving costs or brings in {measure}.",
         ),
         (
             "Learning curves",

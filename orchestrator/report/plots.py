@@ -18,8 +18,8 @@ from orchestrator.records import Comparison, Result, Trial
 from orchestrator.report import wording
 from orchestrator.report.table import rows
 
-# Okabe and Ito's colours and three more, darkened for light paper and lightened for dark: at least 3:1 on either, and
-# apart from each other for every common kind of colour blindness (each recipe also has its own marker).
+# The first five follow Okabe and Ito's colour-blind-safe hues, darkened for light paper and lightened for dark: 3:1 or
+# more against either. Colour is never alone: each recipe also has a marker.
 PALETTE = (
     ("#0072b2", "#56b4e9"),
     ("#c44e00", "#f08a4b"),
@@ -105,20 +105,20 @@ def speed_ups(comparison: Comparison) -> str | None:
             quality = f"level on {measure}" if level else f"{up.quality_difference:+.3f} {measure}".replace("-", "−")
             axes.annotate(f"{row.name} against {up.over}", (0, place), (0, 10), "data", "offset points")
             axes.annotate(
-                f"{wording.times(up.ratio)}   {quality}",
+                f"{wording.times(up.ratio)} · {quality}",
                 (up.ratio, place),
                 (5, 0),
                 "data",
                 "offset points",
                 va="center",
             )
-        axes.axvline(1, color=_INK, linewidth=1, linestyle=(0, (5, 4)))
+            axes.vlines(1, place - 0.15, place + 0.15, color=_INK, linewidth=1.2)
         axes.set_xlim(0, max(longest, 1) * 1.5)
         axes.set_ylim(len(bars) - 0.4, -0.8)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-        axes.set_xlabel("device seconds of all runs of the other, over those of this one")
+        axes.set_xlabel("times less device time, all runs")
 
     return _svg("speed", draw, height=max(1.7, 0.9 + 0.5 * len(bars)))
 
@@ -164,10 +164,11 @@ def knob_trials(comparison: Comparison, result: Result, knob: str) -> str | None
         where = slot(comparison, result.name)
         if len(numbers) == len(values):
             places: Sequence[float] = [float(value) for value in numbers]
-            if min(places) > 0 and max(places) / min(places) > 20:
+            if min(places) > 0 and max(places) / min(places) > 10:
                 axes.set_xscale("log")
-            if len(set(places)) <= 10:
-                axes.set_xticks(sorted(set(places)))
+            ticks = sorted(set(places))
+            if len(ticks) <= 10:
+                axes.set_xticks(ticks)
                 axes.set_xticks([], minor=True)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
         else:

@@ -73,13 +73,14 @@ def rows(comparison: Comparison) -> list[Row]:
 
 
 def ledger(comparison: Comparison) -> list[Cost]:
-    """The ledger summed over trials: one entry per stage, recipe and kind of device, in order of first appearance."""
+    """The ledger summed over trials: one entry per stage, recipe and kind of device; what all share comes first."""
     sums: dict[tuple[str, str | None, str], Cost] = {}
     for cost in comparison.costs:
         key = (cost.stage, cost.recipe, cost.device)
         before = sums.get(key)
         sums[key] = dataclasses.replace(cost, trial=None) if before is None else _plus(before, cost)
-    return list(sums.values())
+    order: list[str | None] = [None, *(result.name for result in comparison.results)]
+    return sorted(sums.values(), key=lambda cost: order.index(cost.recipe) if cost.recipe in order else len(order))
 
 
 def total(costs: Iterable[Cost]) -> Cost:

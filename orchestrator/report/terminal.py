@@ -28,10 +28,10 @@ def table(comparison: Comparison, *, plain: bool = False) -> Table:
         padding=(0, 2 if plain else 1, 0, 0),
         pad_edge=False,
         header_style="bold",
-        caption="s: device seconds (devices held times wall seconds); (n): trials that were stopped early",
+        caption="s: device seconds, devices times wall seconds; (n): trials stopped early",
         caption_justify="left",
     )
-    shown.add_column("recipe", overflow="fold")
+    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= 20)
     shown.add_column("knobs", overflow="fold")
     shown.add_column("trials", justify="right", no_wrap=True)
     for measure in comparison.measures:
