@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.records import Comparison
-from orchestrator.report import plots, wording
+from orchestrator.report import plots, svg, wording
 from orchestrator.report.table import ledger, rows, total
 
 
@@ -16,7 +16,7 @@ class Figure:
     """A plot with its title, the words that stand for it where it cannot be seen, and a caption."""
 
     title: str
-    svg: str
+    drawing: str
     label: str
     caption: str
 
@@ -52,7 +52,7 @@ def page(comparison: Comparison) -> str:
         ],
         devices=sorted({cost.device for cost in entries}),
         total=total(entries),
-        palette=plots.PALETTE,
+        palette=svg.PALETTE,
         wording=wording,
     )
 
@@ -92,7 +92,7 @@ def _overview(comparison: Comparison) -> list[Figure]:
             "The chosen run of each recipe, and its other trials faint. Measured on held-out training queries.",
         ),
     ]
-    return [Figure(title, svg, label, caption) for title, svg, label, caption in drawn if svg is not None]
+    return [Figure(title, drawing, label, caption) for title, drawing, label, caption in drawn if drawing is not None]
 
 
 def _trials(comparison: Comparison) -> list[Figure]:
@@ -101,8 +101,8 @@ def _trials(comparison: Comparison) -> list[Figure]:
     for result in comparison.results:
         names = dict.fromkeys(name for trial in result.trials for name in trial.parameters)
         for knob in names if len(result.trials) > 1 else ():
-            svg = plots.knob_trials(comparison, result, knob)
-            if svg is not None:
+            drawing = plots.knob_trials(comparison, result, knob)
+            if drawing is not None:
                 tried = "; ".join(
                     f"{wording.knob(trial.parameters[knob])}: {trial.validation:.4f}"
                     + (", stopped early" if trial.state == "stopped" else "")
@@ -116,7 +116,7 @@ def _trials(comparison: Comparison) -> list[Figure]:
                     if stopped
                     else "Every trial ran to its end."
                 )
-                figures.append(Figure(f"{result.name}: {knob}", svg, label, caption))
+                figures.append(Figure(f"{result.name}: {knob}", drawing, label, caption))
     return figures
 
 
@@ -133,7 +133,5 @@ def _marks(comparison: Comparison) -> dict[str, str]:
         "*": "M6 .6 7.6 4.4 11.6 4.7 8.5 7.3 9.5 11.3 6 9.1 2.5 11.3 3.5 7.3.4 4.7 4.4 4.4z",
     }
     return {
-        row.name: shapes[plots.MARKERS[plots.slot(comparison, row.name)]]
-        for row in rows(comparison)
-        if not row.untrained
+        row.name: shapes[svg.MARKERS[plots.slot(comparison, row.name)]] for row in rows(comparison) if not row.untrained
     }

@@ -18,7 +18,7 @@ from matplotlib.text import Annotation
 
 from orchestrator import report
 from orchestrator.records import comparison_from_json
-from orchestrator.report import html, plots
+from orchestrator.report import html, plots, svg
 
 NASTY = '<b>&"'
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -163,7 +163,7 @@ def test_colours_come_from_the_page_and_can_be_seen(comparison):
     assert "font-family" not in drawings
     papers = re.findall(r"--paper: (#[0-9a-f]{6})", source)
     assert len(papers) == 2
-    for colours in plots.PALETTE:
+    for colours in svg.PALETTE:
         for colour, paper in zip(colours, papers, strict=True):
             assert contrast(colour, paper) >= 3
     inks, softs = re.findall(r"--ink: (#[0-9a-f]{6})", source), re.findall(r"--soft: (#[0-9a-f]{6})", source)
@@ -193,13 +193,13 @@ def test_labels_do_not_cover_each_other_where_points_crowd():
     figure.draw_without_rendering()
     axes.set_xscale("log")
     plots._limits(axes, points, [0.59])
-    plots._label_points(axes, points, names, list(range(7)), [0.59])
+    svg.label_points(axes, points, names, list(range(7)), [0.59])
     texts = [child for child in axes.get_children() if isinstance(child, Annotation)]
     boxes = [text.get_window_extent(figure.canvas.get_renderer()) for text in texts]
     assert [text.get_text() for text in texts] == names
-    assert all(plots._overlap(left, right) == 0 for left, right in itertools.combinations(boxes, 2))
+    assert all(svg.overlap(left, right) == 0 for left, right in itertools.combinations(boxes, 2))
     frame = axes.get_window_extent()
-    assert all(plots._overlap(box, frame) == pytest.approx(box.width * box.height) for box in boxes)
+    assert all(svg.overlap(box, frame) == pytest.approx(box.width * box.height) for box in boxes)
 
 
 def test_a_comparison_of_the_untrained_encoder_alone(comparison):
@@ -224,7 +224,7 @@ def test_more_recipes_than_colours(comparison):
     many = [dataclasses.replace(comparison.results[3], name=f"arm-{i}", recipe="arm-adaptive") for i in range(11)]
     crowd = dataclasses.replace(comparison, results=(comparison.results[0], *many))
     assert Page(html.page(crowd)).open == []
-    assert plots.slot(crowd, "arm-0") == plots.slot(crowd, f"arm-{len(plots.PALETTE)}") == 0
+    assert plots.slot(crowd, "arm-0") == plots.slot(crowd, f"arm-{len(svg.PALETTE)}") == 0
 
 
 def test_writing_twice_gives_the_same_bytes_whatever_the_style_of_the_day(comparison, tmp_path):
