@@ -1,0 +1,52 @@
+"""The table of a comparison in Markdown, for a README or an issue."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from orchestrator.records import Comparison
+from orchestrator.report import wording
+from orchestrator.report.table import rows
+
+
+def page(comparison: Comparison) -> str:
+    """A heading, what was run, the table with the best value of each column bold, and what can be read off it."""
+    heads = [
+        "recipe",
+        "knobs",
+        "trials",
+        *comparison.measures,
+        "device s, chosen run",
+        "device s, all runs",
+        "less than",
+    ]
+    rule = [":--", ":--", *["--:"] * (len(comparison.measures) + 3), ":--"]
+    lines = rows(comparison)
+    best = {measure: wording.best(lines, measure) for measure in comparison.measures}
+    cheapest = wording.cheapest(lines)
+    body = []
+    for row in lines:
+        body.append(
+            [
+                _escape(row.name),
+                "none" if row.kind == "parameter-free" else _escape(wording.knobs(row)),
+                wording.trials(row),
+                *[_bold(f"{row.measures[name]:.4f}", row.name in best[name]) for name in comparison.measures],
+                wording.seconds(row.winner_seconds),
+                _bold(wording.seconds(row.all_seconds), row.name in cheapest),
+                ", ".join(f"{_escape(up.over)} {wording.times(up.ratio)}" for up in row.speed_ups) or "–",
+            ]
+        )
+    said = "".join(f"- {_escape(sentence)}\n" for sentence in wording.sentences(comparison))
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in ([_escape(head) for head in heads], rule, *body))
+    return f"# {_escape(comparison.name)}\n\n{_escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
+
+
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is, inside a table cell too."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

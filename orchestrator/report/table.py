@@ -1,0 +1,129 @@
+"""The rows of a comparison: what each recipe reached, and what it cost to get there.
+
+Every cost is a query over the ledger: an entry belongs to the recipe that it names, and evaluation on the test split
+is left out because every recipe pays it alike. The speed-up of a parameter-free recipe over a tuned one is the device
+seconds of all runs that the tuned one needed, over those of all runs that the parameter-free one needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.records import UNTRAINED, Comparison, Cost, Result
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """A parameter-free recipe against a tuned one.
+
+    `ratio` is how many times the device seconds of this recipe the other one needed. `quality_difference` is this one's
+    first measure minus the other's: negative where this one is behind.
+    """
+
+    over: str
+    ratio: float
+    quality_difference: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe. `winner_seconds` and `all_seconds` are device seconds of the winning run and of all its runs.
+
+    `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on.
+    """
+
+    name: str
+    untrained: bool
+    parameter_free: bool
+    knobs: tuple[tuple[str, float | int | str], ...]
+    measures: dict[str, float]
+    winner_seconds: float
+    all_seconds: float
+    finished: int
+    stopped: int
+    devices: tuple[str, ...]
+    speed_ups: tuple[SpeedUp, ...] = ()
+
+    @property
+    def trials(self) -> int:
+        return self.finished + self.stopped
+
+    @property
+    def kind(self) -> str:
+        """How the recipe came to its knobs: "untrained", "parameter-free", "tuned", or "fixed" where one was tried."""
+        if self.untrained:
+            return UNTRAINED
+        if self.parameter_free:
+            return "parameter-free"
+        return "tuned" if self.trials > 1 else "fixed"
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """One row per result, in the order of the comparison."""
+    plain = [_row(result, comparison.costs) for result in comparison.results]
+    rivals = [row for row in plain if row.kind in ("tuned", "fixed")]
+    return [
+        dataclasses.replace(row, speed_ups=tuple(_speed_ups(row, rivals, comparison.measures[0])))
+        if row.kind == "parameter-free"
+        else row
+        for row in plain
+    ]
+
+
+def ledger(comparison: Comparison) -> list[Cost]:
+    """The ledger summed over trials: one entry per stage, recipe and kind of device; what all share comes first."""
+    sums: dict[tuple[str, str | None, str], Cost] = {}
+    for cost in comparison.costs:
+        key = (cost.stage, cost.recipe, cost.device)
+        before = sums.get(key)
+        sums[key] = dataclasses.replace(cost, trial=None) if before is None else _plus(before, cost)
+    order: list[str | None] = [None, *(result.name for result in comparison.results)]
+    return sorted(sums.values(), key=lambda cost: order.index(cost.recipe) if cost.recipe in order else len(order))
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum of ledger entries, of whatever stage, recipe and device."""
+    sum_ = Cost(stage="total", device="")
+    for cost in costs:
+        sum_ = _plus(sum_, cost)
+    return sum_
+
+
+def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
+    own = [cost for cost in costs if cost.recipe == result.name and cost.stage != "evaluation"]
+    winner = result.winning_trial
+    states = [trial.state for trial in result.trials]
+    return Row(
+        name=result.name,
+        untrained=result.recipe == UNTRAINED,
+        parameter_free=result.parameter_free,
+        knobs=tuple(winner.parameters.items()) if winner else (),
+        measures=result.measures,
+        winner_seconds=sum(cost.device_seconds for cost in own if winner and cost.trial == winner.name),
+        all_seconds=sum(cost.device_seconds for cost in own),
+        finished=states.count("finished"),
+        stopped=states.count("stopped"),
+        devices=tuple(sorted({cost.device for cost in own})),
+    )
+
+
+def _speed_ups(row: Row, rivals: list[Row], measure: str) -> Iterable[SpeedUp]:
+    for rival in rivals:
+        # Seconds of a CPU core and of a GPU are not one unit, and nothing can be said of a run that cost nothing.
+        if row.devices == rival.devices and row.all_seconds > 0 and rival.all_seconds > 0:
+            difference = row.measures[measure] - rival.measures[measure]
+            yield SpeedUp(rival.name, rival.all_seconds / row.all_seconds, difference)
+
+
+def _plus(left: Cost, right: Cost) -> Cost:
+    return dataclasses.replace(
+        left,
+        devices=max(left.devices, right.devices),
+        device_seconds=left.device_seconds + right.device_seconds,
+        wall_seconds=left.wall_seconds + right.wall_seconds,
+        examples=left.examples + right.examples,
+        tokens=left.tokens + right.tokens,
+        flops=left.flops + right.flops,
+    )

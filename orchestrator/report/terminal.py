@@ -1,0 +1,63 @@
+"""The table of a comparison on a terminal: rich where there is one, plain text in a job log."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.records import Comparison
+from orchestrator.report import wording
+from orchestrator.report.table import Row, rows
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the table and what can be read off it."""
+    console.print(table(comparison, plain=not console.is_terminal))
+    console.print()
+    for sentence in wording.sentences(comparison):
+        console.print(Text(sentence), soft_wrap=not console.is_terminal)
+
+
+def table(comparison: Comparison, *, plain: bool = False) -> Table:
+    """The table, the best value of each column bold; fits 120 columns and stays readable at 80."""
+    lines = rows(comparison)
+    shown = Table(
+        box=None if plain else box.SIMPLE_HEAD,
+        padding=(0, 2 if plain else 1, 0, 0),
+        pad_edge=False,
+        header_style="bold",
+        caption="s: device seconds, devices times wall seconds; (n): trials stopped early",
+        caption_justify="left",
+    )
+    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= 20)
+    shown.add_column("knobs", overflow="fold")
+    shown.add_column("trials", justify="right", no_wrap=True)
+    for measure in comparison.measures:
+        shown.add_column(Text(measure), justify="right", no_wrap=True)
+    shown.add_column("chosen\nrun, s", justify="right", no_wrap=True)
+    shown.add_column("all\nruns, s", justify="right", no_wrap=True)
+    best = {measure: wording.best(lines, measure) for measure in comparison.measures}
+    cheapest = wording.cheapest(lines)
+    for row in lines:
+        cells = [Text(row.name), Text(_knobs(row)), Text(_trials(row))]
+        cells += [_cell(f"{row.measures[name]:.4f}", row.name in best[name]) for name in comparison.measures]
+        cells += [
+            Text(wording.seconds(row.winner_seconds)),
+            _cell(wording.seconds(row.all_seconds), row.name in cheapest),
+        ]
+        shown.add_row(*cells)
+    return shown
+
+
+def _knobs(row: Row) -> str:
+    return "none" if row.parameter_free and not row.untrained else wording.knobs(row)
+
+
+def _trials(row: Row) -> str:
+    return f"{row.trials} ({row.stopped})" if row.stopped else wording.trials(row)
+
+
+def _cell(text: str, bold: bool) -> Text:
+    return Text(text, style="bold" if bold else "")

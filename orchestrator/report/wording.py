@@ -1,0 +1,111 @@
+"""How a comparison is put into words: numbers, knobs, and what the table says, the unwelcome part too."""
+
+from __future__ import annotations
+
+from orchestrator.records import Comparison
+from orchestrator.report.table import Row, SpeedUp, rows
+
+CAVEAT = "One seed; no test of significance is made, so a small difference may be chance."
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """What can be read off the table: each parameter-free recipe against each with knobs, all against untrained."""
+    table, measure = rows(comparison), comparison.measures[0]
+    named = {row.name: row for row in table}
+    said = [against(row, speed_up, named[speed_up.over], measure) for row in table for speed_up in row.speed_ups]
+    for row in (row for row in table if row.kind == "parameter-free"):
+        said += [
+            f"{row.name} ran on {' and '.join(row.devices)}, {rival.name} on {' and '.join(rival.devices)}: "
+            "their device seconds are not compared."
+            for rival in table
+            if rival.kind in ("tuned", "fixed") and rival.devices and row.devices and rival.devices != row.devices
+        ]
+    for base in (row for row in table if row.untrained):
+        for row in table:
+            behind = base.measures[measure] - row.measures[measure]
+            if not row.untrained and behind >= 0.0005:
+                said.append(f"{row.name} ends {behind:.3f} {measure} below the untrained encoder.")
+    return [*said, CAVEAT] if len(table) > 1 else said
+
+
+def against(row: Row, speed_up: SpeedUp, rival: Row, measure: str) -> str:
+    """One parameter-free recipe against one with knobs, cost first, then quality."""
+    ratio, difference = speed_up.ratio, speed_up.quality_difference
+    tuned = f"tuned, {rival.trials} trials" if rival.kind == "tuned" else "one setting, not tuned"
+    level, cheaper, behind = abs(difference) < 0.0005, ratio >= 1, difference < 0
+    if times(ratio) == times(1.0):
+        cost = "needs the device time of"
+    else:
+        cost = (
+            f"needs {times(ratio)} less device time than" if cheaper else f"needs {times(1 / ratio)} the device time of"
+        )
+    joint = "and" if level or cheaper != behind else "but"
+    quality = (
+        f"is level on {measure}" if level else f"is {abs(difference):.3f} {measure} {'behind' if behind else 'ahead'}"
+    )
+    return f"{row.name} {cost} {rival.name} ({tuned}) {joint} {quality}."
+
+
+def times(ratio: float) -> str:
+    """A ratio: "8.3x", "120x"."""
+    return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:,.0f}x"
+
+
+def seconds(value: float) -> str:
+    """Device seconds with three significant digits or more: "0.42", "9.13", "58.1", "1,204"; an en dash for none."""
+    if value == 0:
+        return "–"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def knobs(row: Row) -> str:
+    """The knobs that were chosen: "margin 0.3, temperature 0.05"; an en dash for none."""
+    return ", ".join(f"{name} {knob(value)}" for name, value in row.knobs) or "–"
+
+
+def knob(value: float | int | str) -> str:
+    """One value of a knob: "0.05", "2e-05", "rows"."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def trials(row: Row) -> str:
+    """How many trials ran: "10 (6 stopped early)"; an en dash for the untrained encoder."""
+    if not row.trials:
+        return "–"
+    return f"{row.trials} ({row.stopped} stopped early)" if row.stopped else str(row.trials)
+
+
+def best(table: list[Row], measure: str) -> set[str]:
+    """The names of the rows that share the highest value of a measure as it is printed."""
+    shown = {row.name: f"{row.measures[measure]:.4f}" for row in table}
+    top = max(shown.values(), key=float)
+    return {name for name, value in shown.items() if value == top}
+
+
+def cheapest(table: list[Row]) -> set[str]:
+    """The names of the trained rows whose runs cost least, as it is printed."""
+    shown = {row.name: seconds(row.all_seconds) for row in table if row.all_seconds > 0}
+    least = min((row.all_seconds for row in table if row.all_seconds > 0), default=0.0)
+    return {name for name, value in shown.items() if value == seconds(least)}
+
+
+def what_was_run(comparison: Comparison) -> str:
+    """Collection, encoder and seed in one line."""
+    queries = (
+        f"{comparison.train_queries:,} training, {comparison.validation_queries:,} validation "
+        f"and {comparison.test_queries:,} test queries"
+    )
+    seed = configured(comparison, "seed")
+    line = f"{comparison.collection}: {comparison.documents:,} documents, {queries}. Encoder {comparison.encoder}."
+    return line if seed is None else f"{line} Seed {seed}."
+
+
+def configured(comparison: Comparison, key: str) -> object | None:
+    """A value at the top of the configuration; None where it is not there."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(comparison.config)
+    except yaml.YAMLError:
+        return None
+    return value.get(key) if isinstance(value, dict) else None

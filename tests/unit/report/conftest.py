@@ -1,0 +1,7 @@
+import made_up
+import pytest
+
+
+@pytest.fixture
+def comparison():
+    return made_up.comparison()

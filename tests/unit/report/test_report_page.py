@@ -1,0 +1,257 @@
+"""What is pinned: the page parses and closes what it opens, names are escaped everywhere, nothing is fetched, every
+plot is there with words for it, labels do not cover each other, colours can be seen, and the same bytes are written
+twice."""
+
+import dataclasses
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import made_up
+import matplotlib
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+from orchestrator import report
+from orchestrator.records import comparison_from_json
+from orchestrator.report import html, plots, svg
+
+NASTY = '<b>&"'
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags that are open, all tags seen with their attributes, and the text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_it_parses_and_closes_what_it_opens(comparison):
+    page = Page(html.page(comparison))
+    assert page.open == []
+    assert len(page.all("table")) == 2
+    assert all(head.get("scope") in {"col", "row", "rowgroup"} for head in page.all("th"))
+    headings = [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == "h1"
+    assert headings.count("h1") == 1
+
+
+def test_what_is_shown(comparison):
+    text = " ".join(" ".join(Page(html.page(comparison)).text).split())
+    for words in (
+        "quickstart",
+        "scifact: 5,183 documents, 728 training, 81 validation and 300 test queries.",
+        "arm-adaptive needs 4.8x less device time than infonce (tuned, 5 trials) but is 0.021 nDCG@10 behind.",
+        "One seed; no test of significance is made",
+        "infonce: 4.8x",
+        "temperature 0.05",
+        "7 stopped",
+        "Seed 13",
+        "5f1c0e9a7b23d481",
+        "torch 2.13.0",
+        "stillhouse compare quickstart.yaml",
+        "layers: [0, 2, 5]",
+    ):
+        assert words in text
+    # The ledger's first line and its total, by hand: 14.2 + 0.6 + 5 x 96.4 + the runs.
+    assert "preparing 14.2 7.10 6,292 1,310,000 0.0" in text
+    runs = sum(cost.device_seconds for cost in comparison.costs if cost.stage in ("training", "validation"))
+    assert f"total {14.2 + 0.6 + 482 + runs:,.0f}" in text
+
+
+def test_every_plot_is_there_with_words_for_it(comparison):
+    source = html.page(comparison)
+    labels = [tag["aria-label"] for tag in Page(source).all("div") if tag.get("role") == "img"]
+    assert [label.split(":")[0] for label in labels] == [
+        "nDCG@10 on the test queries against device seconds of all runs",
+        "Device seconds of the other over those of the parameter-free recipe",
+        "Validation nDCG@10 against device seconds of a run, the chosen run of each recipe",
+        "Trials of static-margin, margin against validation nDCG@10",
+        "Trials of infonce, temperature against validation nDCG@10",
+    ]
+    assert "infonce 0.6893 at 420 s" in labels[0]
+    assert "arm-adaptive 4.8x less than infonce" in labels[1]
+    assert labels[3].count("stopped early") == 7
+    assert source.count("<figure>") == 5
+    assert source.count("<svg ") == 5 + 4  # and a key for each trained recipe
+
+
+def test_plots_hold_what_they_say(comparison):
+    plane, speed, curves = (
+        plots.quality_and_cost(comparison),
+        plots.speed_ups(comparison),
+        plots.learning_curves(comparison),
+    )
+    for name in ("static-margin", "infonce", "arm-adaptive", "arm-distributed"):
+        assert f">{name}</text>" in plane
+        assert f">{name}</text>" in curves
+    assert ">untrained</text>" in plane
+    assert "stroke-dasharray" in plane
+    assert ">4.8x · −0.021 nDCG@10</text>" in speed
+    assert ">arm-adaptive against infonce</text>" in speed
+    assert curves.count("stroke-opacity: 0.3") == 9 + 4  # the trials that were not chosen
+    trials = plots.knob_trials(comparison, comparison.results[1], "margin")
+    assert trials.count(">chosen</text>") == 1
+
+
+def test_a_name_is_escaped_everywhere():
+    comparison = made_up.comparison({"infonce": NASTY, "arm-adaptive": "a$b_c$d"})
+    comparison = dataclasses.replace(
+        comparison, name=NASTY, collection=NASTY, encoder=NASTY, config=NASTY, environment={NASTY: NASTY}
+    )
+    source = html.page(comparison)
+    page = Page(source)
+    assert page.open == []
+    assert NASTY not in source
+    assert [tag for tag, _ in page.tags].count("b") == Page(html.page(made_up.comparison())).tags.count(("b", {}))
+    text = " ".join(page.text)
+    assert text.count(NASTY) >= 12
+    assert "a$b_c$d" in text  # in the plots too: not read as a formula
+    assert any(NASTY in (attributes.get("aria-label") or "") for _, attributes in page.tags)
+
+
+def test_nothing_is_fetched_and_nothing_runs(comparison):
+    source = html.page(comparison)
+    assert re.findall(r"\w+://[^\s\"'<]*", source.replace('xmlns:xlink="http://www.w3.org/1999/xlink"', "")) == []
+    page = Page(source)
+    assert {"script", "link", "iframe", "img", "object"} & {tag for tag, _ in page.tags} == set()
+    assert "@import" not in source
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("xlink:href") or "#").startswith("#")
+        assert "src" not in attributes
+
+
+def test_references_inside_the_page_resolve_and_mean_one_thing(comparison):
+    source = html.page(comparison)
+    names = re.findall(r'\bid="([^"]*)"', source)
+    assert len(names) == len(set(names))
+    wanted = re.findall(r'xlink:href="#([^"]*)"', source) + re.findall(r"url\(#([^)]*)\)", source)
+    wanted += re.findall(r'aria-labelledby="([^"]*)"', source)
+    assert set(wanted) <= set(names)
+
+
+def test_colours_come_from_the_page_and_can_be_seen(comparison):
+    source = html.page(comparison)
+    drawings = "".join(re.findall(r"<svg.*?</svg>", source, flags=re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{6}\b", drawings)
+    assert "font-family" not in drawings
+    papers = re.findall(r"--paper: (#[0-9a-f]{6})", source)
+    assert len(papers) == 2
+    for colours in svg.PALETTE:
+        for colour, paper in zip(colours, papers, strict=True):
+            assert contrast(colour, paper) >= 3
+    inks, softs = re.findall(r"--ink: (#[0-9a-f]{6})", source), re.findall(r"--soft: (#[0-9a-f]{6})", source)
+    for ink, soft, paper in zip(inks, softs, papers, strict=True):
+        assert contrast(ink, paper) >= 7
+        assert contrast(soft, paper) >= 4.5
+
+
+def contrast(one, other):
+    """WCAG 2.2, relative luminance and contrast ratio."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_labels_do_not_cover_each_other_where_points_crowd():
+    points = [(100 + 4 * (i % 3), 0.6 + 0.004 * (i // 3)) for i in range(7)]
+    names = [f"recipe-number-{i}" for i in range(7)]
+    figure = Figure(figsize=(5.6, 3.7), dpi=72, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    figure.draw_without_rendering()
+    axes.set_xscale("log")
+    plots._limits(axes, points, [0.59])
+    svg.label_points(axes, points, names, list(range(7)), [0.59])
+    texts = [child for child in axes.get_children() if isinstance(child, Annotation)]
+    boxes = [text.get_window_extent(figure.canvas.get_renderer()) for text in texts]
+    assert [text.get_text() for text in texts] == names
+    assert all(svg.overlap(left, right) == 0 for left, right in itertools.combinations(boxes, 2))
+    frame = axes.get_window_extent()
+    assert all(svg.overlap(box, frame) == pytest.approx(box.width * box.height) for box in boxes)
+
+
+def test_a_comparison_of_the_untrained_encoder_alone(comparison):
+    alone = dataclasses.replace(comparison, results=comparison.results[:1], costs=())
+    page = Page(html.page(alone))
+    assert page.open == []
+    assert page.all("figure") == []
+
+
+def test_words_as_knobs_and_scores_that_are_not_numbers(comparison):
+    odd = comparison.results[2]
+    settings = zip(("rows", "columns", "rows", "none", "none"), (0.1, 0.2, 0.3, 0.2, float("nan")), strict=True)
+    trials = tuple(
+        dataclasses.replace(trial, parameters={"grid": grid}, validation=score)
+        for trial, (grid, score) in zip(odd.trials, settings, strict=True)
+    )
+    drawn = plots.knob_trials(comparison, dataclasses.replace(odd, trials=trials), "grid")
+    assert all(f">{word}</text>" in drawn for word in ("rows", "columns", "none"))
+
+
+def test_more_recipes_than_colours(comparison):
+    many = [dataclasses.replace(comparison.results[3], name=f"arm-{i}", recipe="arm-adaptive") for i in range(11)]
+    crowd = dataclasses.replace(comparison, results=(comparison.results[0], *many))
+    assert Page(html.page(crowd)).open == []
+    assert plots.slot(crowd, "arm-0") == plots.slot(crowd, f"arm-{len(svg.PALETTE)}") == 0
+
+
+def test_writing_twice_gives_the_same_bytes_whatever_the_style_of_the_day(comparison, tmp_path):
+    path = report.write(comparison, tmp_path / "out")
+    assert path == tmp_path / "out" / "report.html"
+    names = sorted(file.name for file in path.parent.iterdir())
+    assert names == ["comparison.json", "report.html", "report.md"]  # and nothing half-written
+    before = {name: (path.parent / name).read_bytes() for name in names}
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30.0, "svg.fonttype": "path"}):
+        report.write(comparison, path.parent)
+        assert matplotlib.rcParams["font.size"] == 30.0
+    assert {name: (path.parent / name).read_bytes() for name in names} == before
+
+
+def test_the_comparison_comes_back_from_its_file(comparison, tmp_path):
+    folder = report.write(comparison, tmp_path).parent
+    assert comparison_from_json(json.loads((folder / "comparison.json").read_text(encoding="utf-8"))) == comparison
+
+
+def test_a_failed_write_leaves_the_old_file(comparison, tmp_path, monkeypatch):
+    old = report.write(comparison, tmp_path).read_bytes()
+
+    def full(self, target):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        report.write(dataclasses.replace(comparison, name="other"), tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == old
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["comparison.json", "report.html", "report.md"]

@@ -1,0 +1,226 @@
+"""What is pinned: every cost and speed-up by hand from a small ledger, what is left out of it, and what the words say,
+above all where the parameter-free recipe is behind."""
+
+import dataclasses
+
+import pytest
+from rich.console import Console
+
+from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial
+from orchestrator.report import markdown, terminal, wording
+from orchestrator.report.table import SpeedUp, ledger, rows, total
+
+
+def cost(stage, recipe, trial, seconds, device="cpu"):
+    return Cost(stage, recipe, trial, device, 2, seconds, seconds / 2, examples=10, tokens=100, flops=1e12)
+
+
+def result(name, quality, trials=(), winner=None, parameter_free=False):
+    return Result(name, name, parameter_free, tuple(trials), winner, {"nDCG@10": quality, "RR@10": 0.5}, {})
+
+
+def trial(name, state="finished", **parameters):
+    return Trial(name, parameters, state, 0.5, (), ())
+
+
+COSTS = (
+    cost("negatives", None, None, 1000.0),
+    cost("training", "infonce", "i-0", 40.0),
+    cost("validation", "infonce", "i-0", 2.0),
+    cost("training", "infonce", "i-1", 50.0),
+    cost("validation", "infonce", "i-1", 3.0),
+    cost("tuning", "infonce", None, 5.0),
+    cost("evaluation", "infonce", "i-1", 70.0),
+    cost("training", "arm", "a-0", 9.0),
+    cost("validation", "arm", "a-0", 1.0),
+    cost("evaluation", "arm", "a-0", 70.0),
+)
+
+
+def small(arm=0.60, infonce=0.65, costs=COSTS, trials=None):
+    if trials is None:
+        trials = (trial("i-0", "stopped", temperature=0.1), trial("i-1", temperature=0.05, scale=2))
+    return Comparison(
+        name="small",
+        fingerprint="f",
+        collection="toy",
+        documents=5000,
+        train_queries=9,
+        validation_queries=1,
+        test_queries=3,
+        encoder="toy-encoder",
+        measures=("nDCG@10", "RR@10"),
+        results=(
+            result(UNTRAINED, 0.5),
+            result("infonce", infonce, trials, trials[-1].name),
+            result("arm", arm, [trial("a-0")], "a-0", parameter_free=True),
+        ),
+        costs=costs,
+        config="seed: 13\n",
+        environment={},
+    )
+
+
+def test_rows_by_hand():
+    untrained, infonce, arm = rows(small())
+    assert (untrained.kind, infonce.kind, arm.kind) == ("untrained", "tuned", "parameter-free")
+    assert (untrained.winner_seconds, untrained.all_seconds, untrained.trials) == (0, 0, 0)
+    # All stages of the recipe but the evaluation, the search's own included; nothing of what all recipes share.
+    assert (infonce.winner_seconds, infonce.all_seconds) == (53.0, 100.0)
+    assert (infonce.finished, infonce.stopped, infonce.trials) == (1, 1, 2)
+    assert infonce.knobs == (("temperature", 0.05), ("scale", 2))
+    assert (arm.winner_seconds, arm.all_seconds, arm.trials, arm.knobs) == (10.0, 10.0, 1, ())
+    assert infonce.speed_ups == untrained.speed_ups == ()
+    assert arm.speed_ups == (SpeedUp("infonce", 10.0, pytest.approx(-0.05)),)
+
+
+def test_untrained_may_call_itself_parameter_free():
+    comparison = small()
+    base = dataclasses.replace(comparison.results[0], parameter_free=True)
+    assert rows(dataclasses.replace(comparison, results=(base, *comparison.results[1:])))[0].speed_ups == ()
+
+
+def test_ledger_by_hand():
+    summed = ledger(small())
+    assert [(entry.recipe, entry.stage, entry.device_seconds) for entry in summed] == [
+        (None, "negatives", 1000.0),
+        ("infonce", "training", 90.0),
+        ("infonce", "validation", 5.0),
+        ("infonce", "tuning", 5.0),
+        ("infonce", "evaluation", 70.0),
+        ("arm", "training", 9.0),
+        ("arm", "validation", 1.0),
+        ("arm", "evaluation", 70.0),
+    ]
+    assert (summed[1].wall_seconds, summed[1].examples, summed[1].tokens, summed[1].flops) == (45.0, 20, 200, 2e12)
+    assert total(summed).device_seconds == 1250.0
+    assert total(summed).tokens == 1000
+
+
+@pytest.mark.parametrize(
+    ("arm", "infonce", "sentence"),
+    [
+        (0.60, 0.65, "arm needs 10.0x less device time than infonce (tuned, 2 trials) but is 0.050 nDCG@10 behind."),
+        (0.66, 0.65, "arm needs 10.0x less device time than infonce (tuned, 2 trials) and is 0.010 nDCG@10 ahead."),
+        (0.65, 0.6504, "arm needs 10.0x less device time than infonce (tuned, 2 trials) and is level on nDCG@10."),
+    ],
+)
+def test_the_words_say_who_is_behind(arm, infonce, sentence):
+    assert wording.sentences(small(arm, infonce)) == [sentence, wording.CAVEAT]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "arm", "sentence"),
+    [
+        (199.0, 0.60, "arm needs 2.0x the device time of infonce (tuned, 2 trials) and is 0.050 nDCG@10 behind."),
+        (199.0, 0.70, "arm needs 2.0x the device time of infonce (tuned, 2 trials) but is 0.050 nDCG@10 ahead."),
+        (99.0, 0.60, "arm needs the device time of infonce (tuned, 2 trials) but is 0.050 nDCG@10 behind."),
+    ],
+)
+def test_the_words_where_nothing_is_saved(seconds, arm, sentence):
+    costs = tuple(
+        dataclasses.replace(entry, device_seconds=seconds)
+        if entry.recipe == "arm" and entry.stage == "training"
+        else entry
+        for entry in COSTS
+    )
+    assert wording.sentences(small(arm, costs=costs))[0] == sentence
+
+
+def test_a_recipe_with_knobs_that_was_not_tuned_is_called_so():
+    only = small(trials=(trial("i-1", temperature=0.05),))
+    assert rows(only)[1].kind == "fixed"
+    assert "infonce (one setting, not tuned) but is" in wording.sentences(only)[0]
+
+
+def test_worse_than_untrained_is_said():
+    said = wording.sentences(small(arm=0.487, infonce=0.5))
+    assert "arm ends 0.013 nDCG@10 below the untrained encoder." in said
+    assert not any(sentence.startswith("infonce ends") for sentence in said)
+
+
+def test_seconds_of_a_gpu_and_of_a_core_are_not_compared():
+    costs = tuple(dataclasses.replace(entry, device="cuda") if entry.recipe == "arm" else entry for entry in COSTS)
+    assert rows(small(costs=costs))[2].speed_ups == ()
+    assert wording.sentences(small(costs=costs))[0] == (
+        "arm ran on cuda, infonce on cpu: their device seconds are not compared."
+    )
+
+
+def test_nothing_is_said_of_a_recipe_that_cost_nothing():
+    assert rows(small(costs=()))[2].speed_ups == ()
+    assert wording.sentences(small(costs=())) == [wording.CAVEAT]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "–"), (0.417, "0.42"), (9.126, "9.13"), (58.06, "58.1"), (1204.4, "1,204")]
+)
+def test_seconds(value, text):
+    assert wording.seconds(value) == text
+
+
+def test_what_was_run():
+    assert wording.what_was_run(small()) == (
+        "toy: 5,000 documents, 9 training, 1 validation and 3 test queries. Encoder toy-encoder. Seed 13."
+    )
+    assert wording.what_was_run(dataclasses.replace(small(), config="[")).endswith("Encoder toy-encoder.")
+
+
+def test_best_shares_a_tie_as_printed():
+    assert wording.best(rows(small(arm=0.65001, infonce=0.64999)), "nDCG@10") == {"infonce", "arm"}
+    assert wording.best(rows(small()), "nDCG@10") == {"infonce"}
+    assert wording.cheapest(rows(small())) == {"arm"}
+
+
+def shown(comparison, width, **console):
+    with (log := Console(width=width, **console)).capture() as captured:
+        terminal.show(comparison, log)
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_terminal_shows_every_value_whole(comparison, width, is_terminal):
+    text = shown(comparison, width, force_terminal=is_terminal, no_color=True)
+    lines = text.splitlines()
+    for row in rows(comparison):
+        line = next(line for line in lines if row.name in line and "0." in line)
+        assert all(f"{value:.4f}" in line for value in row.measures.values())
+        assert wording.seconds(row.all_seconds) in line
+    assert "10 (7)" in text
+    assert all(sentence in " ".join(text.split()) for sentence in wording.sentences(comparison))
+
+
+def test_a_job_log_is_plain_and_keeps_a_sentence_on_a_line(comparison):
+    text = shown(comparison, 80, force_terminal=False)
+    assert "\x1b" not in text
+    assert set(wording.sentences(comparison)) <= set(text.splitlines())
+
+
+def test_the_terminal_has_the_best_value_bold():
+    assert "\x1b[1m 0.6500\x1b[0m" in shown(small(), 120, force_terminal=True)
+    assert "\x1b[1m 0.6000\x1b[0m" not in shown(small(), 120, force_terminal=True)
+
+
+def test_rich_markup_in_a_name_is_text():
+    odd = dataclasses.replace(small(), results=(result("[red]x[/red]", 0.5), result("[/]", 0.6)))
+    assert "[red]x[/red]" in shown(odd, 80, force_terminal=False)
+
+
+def test_markdown_by_hand():
+    assert markdown.page(small()) == (
+        "# small\n\n"
+        "toy: 5,000 documents, 9 training, 1 validation and 3 test queries. Encoder toy-encoder. Seed 13.\n\n"
+        "| recipe | knobs | trials | nDCG@10 | RR@10 | device s, chosen run | device s, all runs | less than |\n"
+        "| :-- | :-- | --: | --: | --: | --: | --: | :-- |\n"
+        "| untrained | – | – | 0.5000 | **0.5000** | – | – | – |\n"
+        "| infonce | temperature 0.05, scale 2 | 2 (1 stopped early) | **0.6500** | **0.5000** | 53.0 | 100 | – |\n"
+        "| arm | none | 1 | 0.6000 | **0.5000** | 10.0 | **10.0** | infonce 10.0x |\n\n"
+        "- arm needs 10.0x less device time than infonce (tuned, 2 trials) but is 0.050 nDCG@10 behind.\n"
+        "- One seed; no test of significance is made, so a small difference may be chance.\n"
+    )
+
+
+def test_markdown_shows_a_name_as_it_is():
+    odd = dataclasses.replace(small(), results=(result("a|b_<i>*\n`c`", 0.5),))
+    assert "| a\\|b\\_&lt;i&gt;\\* \\`c\\` |" in markdown.page(odd)
