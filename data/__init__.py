@@ -12,7 +12,7 @@ from data.plan import Batch, BatchPlan, Examples
 from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
 from data.store import Stage, Store, build_together, file_digest, fingerprint
-from data.tokens import TokenShards, tokenize
+from data.tokens import TokenShards, tokenize, tokens_stage
 
 __all__ = [
     "Batch",
@@ -38,5 +38,6 @@ __all__ = [
     "run_shards",
     "split_validation",
     "tokenize",
+    "tokens_stage",
     "validation_pool",
 ]

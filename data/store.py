@@ -155,25 +155,32 @@ class Stage:
             _sync(path)
             files[name] = {"bytes": stat.st_size, "sha256": file_digest(path)}
             seals[name] = stat.st_size, stat.st_mtime_ns
-        manifest = {"stage": self.name, "version": self.version, "inputs": self.inputs, "seconds": seconds, "files": files}
+        manifest = {
+            "stage": self.name,
+            "version": self.version,
+            "inputs": self.inputs,
+            "seconds": seconds,
+            "files": files,
+        }
         (self.partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         _sync(self.partial / MANIFEST)
         _sync(self.partial)
         return seals
 
 
-def build_together(stages: Sequence[Stage], make: Callable[[Sequence[Path]], None]) -> list[Path]:
-    """`Stage.build` for several stages whose output is made by one call `make(partials)`; what is done is left out."""
+def build_together(stages: Sequence[Stage], make: Callable[[Sequence[Path]], None]) -> None:
+    """`Stage.build` for several stages whose output one call `make(partials)` makes; none of them is done yet."""
     partials: list[Path] = []
 
-    def enter(rest: Sequence[Stage]) -> None:
-        if rest:
-            rest[0].build(lambda partial: (partials.append(partial), enter(rest[1:]))[-1])
-        elif partials:
+    def enter(partial: Path) -> None:
+        partials.append(partial)
+        if len(partials) < len(stages):
+            stages[len(partials)].build(enter)
+        else:
             make(partials)
 
-    enter(stages)
-    return [stage.path for stage in stages]
+    if stages:
+        stages[0].build(enter)
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import pyarrow as pa
 from data.collection import Collection
 from data.errors import UserError
 from data.sharded import Shard, run_shards
-from data.store import Store, verify
+from data.store import Json, Stage, Store, verify
 
 VERSION = 1
+SHARD_ROWS = 32_768
 
 
 class TokenShards:
@@ -71,7 +72,7 @@ def tokenize(
     max_tokens: int,
     connect: Callable[[], object] | None = None,
     *,
-    shard_rows: int = 32_768,
+    shard_rows: int = SHARD_ROWS,
     concurrency: int | None = None,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> TokenShards:
@@ -82,19 +83,9 @@ def tokenize(
     time than a start of Ray.
     Raises UserError if the folder holds no fast tokenizer or `max_tokens` leaves no room for text.
     """
-    table = collection.file(field)
-    stage = store.stage(
-        "tokens",
-        VERSION,
-        {
-            "texts": collection.parts[field],
-            "tokenizer": tokenizer_fingerprint,
-            "max_tokens": max_tokens,
-            "shard_rows": shard_rows,
-        },
-    )
+    stage = tokens_stage(store, collection, field, tokenizer_fingerprint, max_tokens, shard_rows)
     arguments = {
-        "table": table,
+        "table": collection.file(field),
         "tokenizer_folder": Path(tokenizer_folder).absolute(),
         "max_tokens": max_tokens,
         "shard_rows": shard_rows,
@@ -110,6 +101,24 @@ def tokenize(
         (partial / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
 
     return TokenShards(stage.build(make))
+
+
+def tokens_stage(
+    store: Store,
+    collection: Collection,
+    field: Literal["documents", "queries"],
+    tokenizer_fingerprint: str,
+    max_tokens: int,
+    shard_rows: int = SHARD_ROWS,
+) -> Stage:
+    """Where the token shards of one field are kept."""
+    inputs: dict[str, Json] = {
+        "texts": collection.parts[field],
+        "tokenizer": tokenizer_fingerprint,
+        "max_tokens": max_tokens,
+        "shard_rows": shard_rows,
+    }
+    return store.stage("tokens", VERSION, inputs)
 
 
 class Tokenize:

@@ -47,13 +47,15 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
     """Train every recipe, evaluate on the test split, and report quality and cost. Runs what is not yet done."""
     with _job(experiment, overrides) as job:
         outcome = job.compare()
+    from rich.console import Console
+
     from orchestrator.records import to_json
     from orchestrator.report import terminal
 
     if as_json:
         _print_json(to_json(outcome.comparison))
         return
-    terminal.show(outcome.comparison)
+    terminal.show(outcome.comparison, Console(highlight=False))
     out = typer.echo
     out(f"\nreport  {_short(outcome.report)}")
     if outcome.tracked:
@@ -120,6 +122,8 @@ def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: A
 @app.command()
 def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Write the report of a finished comparison again, from the store alone."""
+    from rich.console import Console
+
     from orchestrator import report as report_package
     from orchestrator.records import comparison_from_json
     from orchestrator.report import terminal
@@ -134,7 +138,7 @@ def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
         )
     comparison = comparison_from_json(json.loads(file.read_text(encoding="utf-8")))
     page = report_package.write(comparison, folder)
-    terminal.show(comparison)
+    terminal.show(comparison, Console(highlight=False))
     typer.echo(f"\nreport  {_short(page)}")
 
 
@@ -178,7 +182,7 @@ def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJso
 
     table = Table("stage", "state", "what", box=None, pad_edge=False, header_style="bold")
     for stage in stages:
-        table.add_row(stage.name, stage.state, stage.what)
+        table.add_row(stage.stage, stage.state, stage.what)
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
@@ -207,7 +211,7 @@ def losses(as_json: AsJson = False) -> None:
         _print_json([description._asdict() for description in descriptions])
         return
     for d in descriptions:
-        parameters = ", ".join(f"{name}={value!r}" for name, value in d.parameters.items())
+        parameters = ", ".join(p.name if p.required else f"{p.name}={p.default!r}" for p in d.parameters)
         _block(d.name, d.summary, parameters=parameters, knobs=_words(d.knobs), needs=_words(d.needs), paper=d.paper)
 
 

@@ -12,7 +12,13 @@ from data import UserError
 if TYPE_CHECKING:
     from orchestrator.config import Experiment
 
-log = logging.getLogger(__name__)
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The driver reports progress itself, from the journals of the trials.
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,14 @@ class WorkerSize:
 
 def connect() -> None:
     """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start a local one; once a process."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_TO_FILE", "0")
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     import ray
 
     if ray.is_initialized():
         return
-    # The driver reports progress itself, from the journals of the trials.
+    for name in ("ray._private.authentication", "ray.data", "ray.train", "ray.tune", "bm25s"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
@@ -55,8 +61,6 @@ def connect() -> None:
             _node_ip_address="127.0.0.1",
             **options,
         )
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def local_cpus() -> int:

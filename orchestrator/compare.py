@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data import Qrels, Stage, UserError, fingerprint
-from data.store import manifest
+from data.store import Json, manifest
 from orchestrator import cluster, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
@@ -96,7 +96,7 @@ class Job:
         """Train the wanted rows, all their trials; row → its trials."""
         rows = [row for row in self.experiment.recipes if wanted(row)]
         runs = {row.name: runs_of(self.experiment, row) for row in rows}
-        pending = [row for row in rows if not self._search(row, runs[row.name]).done]
+        pending = [row for row in rows if not self.search_stage(row, runs[row.name]).done]
         for row in rows:
             if row not in pending:
                 self.display.line(f"{row.name}: {len(runs[row.name])} trial(s) reused")
@@ -125,9 +125,9 @@ class Job:
         with Watch(list(zip(runs, stages, strict=True)), on_entries):
             run_all(self.workspace, runs, self.size, self.available)
 
-    def _search(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
+    def search_stage(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
         """What the trials of a row came to, stopped ones included."""
-        inputs = {
+        inputs: dict[str, Json] = {
             "trials": [stage_of(self.workspace, run).fingerprint for run in runs],
             "names": [run.name for run in runs],
             "tune": row.tune.model_dump() if row.tune else None,
@@ -139,7 +139,7 @@ class Job:
             trials = [to_json(trial) for trial in trials_of(self.workspace, runs)]
             (partial / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
 
-        folder = self._search(row, runs).build(write)
+        folder = self.search_stage(row, runs).build(write)
         values = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
         return tuple(trial_from_json(value) for value in values)
 
@@ -184,12 +184,12 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """What the comparison is known by: everything that its numbers depend on."""
-        searches = [self._search(row, runs_of(self.experiment, row)).fingerprint for row in self.experiment.recipes]
+        searches: list[Json] = [
+            self.search_stage(row, runs_of(self.experiment, row)).fingerprint for row in self.experiment.recipes
+        ]
         test = self.workspace.collection.parts[f"qrels/{self.experiment.collection.test_split}"]
         evaluation = self.experiment.evaluation.model_dump()
-        return fingerprint(
-            {"name": self.experiment.name, "searches": searches, "test": test, "evaluation": evaluation}
-        )
+        return fingerprint({"name": self.experiment.name, "searches": searches, "test": test, "evaluation": evaluation})
 
     def _comparison(self, trials: dict[str, tuple[Trial, ...]], evaluated: dict[str, Evaluated]) -> Comparison:
         workspace, experiment = self.workspace, self.experiment

@@ -150,7 +150,7 @@ class TrainingSettings(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     token_budget: Annotated[int, Field(gt=0)] = 4096  # tokens a chunk, padding included
     validations: Annotated[int, Field(gt=0)] = 4  # how often a run is validated
-    checkpoints: Annotated[int, Field(gt=0)] = 4  # points in a run that it can go on from
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0  # what a killed run loses at most
 
 
 class TuneSettings(Section):

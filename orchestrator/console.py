@@ -51,7 +51,7 @@ class Display:
         """A stage made in shards: a bar, and a line when it is complete."""
         if done < total or stage in self._tasks:
             self._bar(stage, done, total)
-            if not self._live or done == total:
+            if done == total or (not self._live and done % max(1, total // 8) == 0):
                 self.line(f"{stage}: {done}/{total} shards")
 
     def runs(self, finished: int, total: int) -> None:

@@ -1,8 +1,9 @@
-"""The final evaluation: encode the corpus with every model, search it exactly, measure. The only reader of test qrels."""
+"""The final evaluation: encode the corpus with every model, search, measure. Nothing else reads the test split."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 import data
 from data import Stage, fingerprint, run_shards
+from data.store import Json
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.encoder import BiEncoder, load_encoder
 from orchestrator.encoding import TokenCount
@@ -88,7 +90,7 @@ def evaluate_all(
 def embeddings_stage(workspace: Workspace, model: Model) -> Stage:
     """The vectors of all documents and of the test queries under a model."""
     experiment = workspace.experiment
-    inputs = {
+    inputs: dict[str, Json] = {
         "model": model.fingerprint,
         "documents": workspace.collection.parts["documents"],
         "queries": workspace.collection.parts["queries"],
@@ -170,7 +172,8 @@ class EncodeShard:
 
 
 def _document_shards(workspace: Workspace) -> int:
-    return -(-workspace.collection.documents.num_rows // SHARD_DOCUMENTS)
+    documents: int = workspace.collection.documents.num_rows
+    return math.ceil(documents / SHARD_DOCUMENTS)
 
 
 def _test_queries(workspace: Workspace) -> npt.NDArray[np.int64]:

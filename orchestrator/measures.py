@@ -111,7 +111,9 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[Measure]) -> Measured:
     return Measured({str(measure): float(result.aggregated[measure]) for measure in measures}, per_query)
 
 
-def judgments(qrels: Judged, query_id: Callable[[int], str], document_id: Callable[[int], str]) -> dict[str, dict[str, int]]:
+def judgments(
+    qrels: Judged, query_id: Callable[[int], str], document_id: Callable[[int], str]
+) -> dict[str, dict[str, int]]:
     """Judgments by row as query id → document id → relevance, with the ids that the functions give the rows."""
     judged: dict[str, dict[str, int]] = {}
     for query, document, relevance in zip(qrels.query_row, qrels.doc_row, qrels.relevance, strict=True):

@@ -55,7 +55,9 @@ class Tracker:
         if time.monotonic() - self._lost_at >= RETRY_SECONDS:
             self._guard(open_all)
 
-    def publish(self, comparison: Comparison, trials: Mapping[str, str], folder: Path, runs: Mapping[str, Path]) -> bool:
+    def publish(
+        self, comparison: Comparison, trials: Mapping[str, str], folder: Path, runs: Mapping[str, Path]
+    ) -> bool:
         """Bring MLflow up to date with a finished comparison; False if it could not be reached.
 
         Args:
@@ -197,7 +199,9 @@ def check_uri(uri: str) -> None:
     """Raises UserError for a tracking URI that MLflow has no store for."""
     if not uri.startswith(SCHEMES):
         raise UserError(
-            f'"{uri}" is no MLflow tracking URI', where="tracking.uri", mend="Use sqlite:///FILE.db or http://HOST:PORT."
+            f'"{uri}" is no MLflow tracking URI',
+            where="tracking.uri",
+            mend="Use sqlite:///FILE.db or http://HOST:PORT.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The training core: plain torch, one function that reads top to bottom, the same under Ray Train, Ray Tune or neither."""
+"""The training core: plain torch, read from top to bottom; the same under Ray Train, under Ray Tune and alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Validated(NamedTuple):
     """A validation's nDCG@10 and what went through the encoder for it, on this rank."""
 
     score: float
-    count: TokenCount
+    encoded: TokenCount
 
 
 @dataclass
@@ -160,7 +160,7 @@ def train(
                 began = time.perf_counter()
                 validated = validate(encoder, group)
                 score = validated.score
-                _add(meter.validation, validated.count)
+                _add(meter.validation, validated.encoded)
                 meter.validation_seconds += time.perf_counter() - began
             point = Progress(
                 step=done,
@@ -177,6 +177,7 @@ def train(
         if group.rank == 0 and done < plan.total_steps and time.monotonic() - saved_at >= settings.checkpoint_seconds:
             checkpoints.save(done, modules, optimizer, asdict(meter))
             saved_at = time.monotonic()
+
 
 def validation_points(total_steps: int, validations: int) -> list[int]:
     """The steps after which a run is validated: evenly spread, the last step among them."""

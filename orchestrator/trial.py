@@ -68,9 +68,7 @@ def run_trial(
             report(point)
 
 
-def _train(
-    workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[Progress], None], group: Group
-) -> None:
+def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[Progress], None], group: Group) -> None:
     journal = Journal(partial / JOURNAL)
     plan = workspace.plan(run.training)
     known = journal.read()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import data
-from data import BatchPlan, Collection, Examples, NegativeSource, Qrels, Store, UserError
+from data import BatchPlan, Collection, Examples, NegativeSource, Qrels, Stage, Store, UserError
 from orchestrator.config import Experiment, TrainingSettings
 from orchestrator.encoder import BiEncoder, load_encoder
 from orchestrator.encoding import Encoding
@@ -26,7 +26,7 @@ from orchestrator.weights import ModelFolder, keep, locate
 
 @dataclass(frozen=True)
 class Opened:
-    """What a worker opens a workspace from: the experiment as JSON, and the folders of the store that it starts from."""
+    """What a worker opens a workspace from: the experiment as JSON, and folders of the store."""
 
     experiment: str
     collection: Path
@@ -104,6 +104,17 @@ class Workspace:
     def model(self) -> ModelFolder:
         """The encoder that training starts from, kept in the store."""
         return keep(locate(self.experiment.encoder.model), self.store)
+
+    @property
+    def token_stages(self) -> dict[str, Stage]:
+        """Where the token ids of queries and documents are kept."""
+        encoder, tokenizer = self.experiment.encoder, self.model.tokenizer_fingerprint
+        return {
+            "queries": data.tokens_stage(self.store, self.collection, "queries", tokenizer, encoder.query_tokens),
+            "documents": data.tokens_stage(
+                self.store, self.collection, "documents", tokenizer, encoder.document_tokens
+            ),
+        }
 
     @cached_property
     def tokens(self) -> Tokens:

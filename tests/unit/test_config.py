@@ -98,7 +98,7 @@ def test_minimal_experiment_has_every_default():
             "precision": "bf16",
             "token_budget": 4096,
             "validations": 4,
-            "checkpoints": 4,
+            "checkpoint_seconds": 300.0,
         },
         "recipes": ({"recipe": "arm-adaptive", "name": "arm-adaptive", "loss": {}, "training": {}, "tune": None},),
         "evaluation": {"measures": ("nDCG@10", "RR@10", "R@100"), "index": "Flat", "depth": None},
@@ -223,7 +223,7 @@ def test_files_that_are_no_experiment(text, message):
          '7: training.batchsize: "batchsize" is not a key here. Did you mean "batch_size"?'),
         ("  batch_size: 32", "  optimizer: adam",
          '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, epochs, learning_rate, warmup, '
-         "weight_decay, clip, precision, token_budget, validations, checkpoints."),
+         "weight_decay, clip, precision, token_budget, validations, checkpoint_seconds."),
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
         ("seed: 13", "seed: -1", "2: seed: must be at least 0, not -1"),
         ("seed: 13", "seed: 4294967296", "2: seed: must be less than 4294967296, not 4294967296"),
@@ -527,7 +527,7 @@ trainings = st.fixed_dictionaries(
         "precision": st.sampled_from(["bf16", "fp32"]),
         "token_budget": counts,
         "validations": st.integers(2, 99),
-        "checkpoints": counts,
+        "checkpoint_seconds": st.floats(0, 1e9),
     },
 )
 

@@ -1,0 +1,71 @@
+"""What a comparison would do: its stages, what the store holds of them, and the steps that are left. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data import Stage
+from orchestrator.compare import Job
+from orchestrator.config import Experiment
+from orchestrator.console import Display
+from orchestrator.runs import runs_of
+from orchestrator.trial import stage_of
+from orchestrator.tuning import concurrency
+
+DONE, BEGUN, OPEN = "done", "begun", "to do"
+
+
+class Planned(NamedTuple):
+    """A stage, its state ("done", "begun" or "to do"), and what it is."""
+
+    stage: str
+    state: str
+    what: str
+
+
+def describe(experiment: Experiment) -> list[Planned]:
+    """The stages in their order, then the resources. Reads the collection, which is quick, and computes nothing.
+
+    Raises:
+        UserError: what `compare` would refuse before it starts.
+    """
+    job = Job(experiment, Display())
+    workspace, collection = job.workspace, job.workspace.collection
+    training, validation = workspace.split
+    lines = [
+        Planned(
+            "collection",
+            DONE,
+            f"{experiment.collection.path}: {collection.documents.num_rows:,} documents, {len(training):,} training "
+            f"and {len(validation):,} validation judgments",
+        )
+    ]
+    for field, stage in workspace.token_stages.items():
+        lines.append(Planned(f"tokens of {field}", _state([stage]), f"{getattr(collection, field).num_rows:,} texts"))
+    for row in experiment.recipes:
+        runs = runs_of(experiment, row)
+        stages = [stage_of(workspace, run) for run in runs]
+        settings = experiment.training_for(row)
+        steps = len(training.relevant) // settings.batch_size * settings.epochs
+        state = DONE if job.search_stage(row, runs).done else _state(stages)
+        early = " at most, bad ones ended early by ASHA" if row.tune and row.tune.scheduler else ""
+        trials = "1 trial" if len(runs) == 1 else f"{len(runs)} trials"
+        lines.append(Planned(f"train {row.name}", state, f"{trials} of {steps} steps{early}"))
+    lines.append(Planned("evaluate", "", f"{len(experiment.recipes) + 1} encoders on the test split"))
+    side_by_side = concurrency(experiment, job.size, job.available)
+    lines.append(
+        Planned(
+            "resources",
+            "",
+            f"{experiment.scaling.workers} worker(s) of {job.size.cpus} CPU and {job.size.gpus:g} GPU a trial, "
+            f"{side_by_side} trial(s) side by side; there are {job.available.cpus} CPU and {job.available.gpus:g} GPU",
+        )
+    )
+    return lines
+
+
+def _state(stages: Sequence[Stage]) -> str:
+    if all(stage.done for stage in stages):
+        return DONE
+    return BEGUN if any(stage.done or stage.partial.exists() for stage in stages) else OPEN
