@@ -47,15 +47,13 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
     """Train every recipe, evaluate on the test split, and report quality and cost. Runs what is not yet done."""
     with _job(experiment, overrides) as job:
         outcome = job.compare()
-    from rich.console import Console
-
     from orchestrator.records import to_json
     from orchestrator.report import terminal
 
     if as_json:
         _print_json(to_json(outcome.comparison))
         return
-    terminal.show(outcome.comparison, Console(highlight=False))
+    terminal.show(outcome.comparison)
     out = typer.echo
     out(f"\nreport  {_short(outcome.report)}")
     if outcome.tracked:
@@ -122,8 +120,6 @@ def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: A
 @app.command()
 def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Write the report of a finished comparison again, from the store alone."""
-    from rich.console import Console
-
     from orchestrator import report as report_package
     from orchestrator.records import comparison_from_json
     from orchestrator.report import terminal
@@ -138,7 +134,7 @@ def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
         )
     comparison = comparison_from_json(json.loads(file.read_text(encoding="utf-8")))
     page = report_package.write(comparison, folder)
-    terminal.show(comparison, Console(highlight=False))
+    terminal.show(comparison)
     typer.echo(f"\nreport  {_short(page)}")
 
 

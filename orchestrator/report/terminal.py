@@ -9,26 +9,38 @@ from rich.text import Text
 
 from orchestrator.records import Comparison
 from orchestrator.report import wording
-from orchestrator.report.table import Row, rows
+from orchestrator.report.table import Row, SpeedUp, rows
 
 
-def show(comparison: Comparison, console: Console) -> None:
-    """Print the table and what can be read off it."""
-    console.print(table(comparison, plain=not console.is_terminal))
+CAPTION = "s: device seconds, devices times wall seconds; (n): trials stopped early"
+SPEED_UP_CAPTION = (
+    "\nspeed-up: device seconds of the tuned recipe's runs over those of this one's (and the difference in {})"
+)
+WIDE = 110  # columns of a terminal from which on there is room for the speed-ups
+
+
+def show(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the table and what can be read off it; where there is no terminal, 120 columns wide."""
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = 120
+    console.print(table(comparison, plain=not console.is_terminal, speed_ups=console.width >= WIDE))
     console.print()
     for sentence in wording.sentences(comparison):
         console.print(Text(sentence), soft_wrap=not console.is_terminal)
 
 
-def table(comparison: Comparison, *, plain: bool = False) -> Table:
-    """The table, the best value of each column bold; fits 120 columns and stays readable at 80."""
+def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True) -> Table:
+    """The table, the best value of each column bold; fits 120 columns, and 80 without the speed-ups."""
     lines = rows(comparison)
+    rivals = dict.fromkeys(speed_up.over for row in lines for speed_up in row.speed_ups) if speed_ups else {}
     shown = Table(
         box=None if plain else box.SIMPLE_HEAD,
         padding=(0, 2 if plain else 1, 0, 0),
         pad_edge=False,
         header_style="bold",
-        caption="s: device seconds, devices times wall seconds; (n): trials stopped early",
+        caption=CAPTION + (SPEED_UP_CAPTION.format(comparison.measures[0]) if rivals else ""),
         caption_justify="left",
     )
     shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= 20)
@@ -38,6 +50,8 @@ def table(comparison: Comparison, *, plain: bool = False) -> Table:
         shown.add_column(Text(measure), justify="right", no_wrap=True)
     shown.add_column("chosen\nrun, s", justify="right", no_wrap=True)
     shown.add_column("all\nruns, s", justify="right", no_wrap=True)
+    for rival in rivals:
+        shown.add_column(Text(f"speed-up over\n{rival}"), justify="right", no_wrap=True)
     best = {measure: wording.best(lines, measure) for measure in comparison.measures}
     cheapest = wording.cheapest(lines)
     for row in lines:
@@ -47,8 +61,16 @@ def table(comparison: Comparison, *, plain: bool = False) -> Table:
             Text(wording.seconds(row.winner_seconds)),
             _cell(wording.seconds(row.all_seconds), row.name in cheapest),
         ]
+        over = {speed_up.over: speed_up for speed_up in row.speed_ups}
+        cells += [Text(_speed_up(over[rival]) if rival in over else "–") for rival in rivals]
         shown.add_row(*cells)
     return shown
+
+
+def _speed_up(speed_up: SpeedUp) -> str:
+    """ "6.2x (−0.003)": how many times cheaper, and the difference on the first measure."""
+    difference = f"{speed_up.quality_difference:+.3f}".replace("-", "−")
+    return f"{wording.times(speed_up.ratio)} ({difference})"
 
 
 def _knobs(row: Row) -> str:
