@@ -11,7 +11,6 @@ from orchestrator.records import Comparison
 from orchestrator.report import wording
 from orchestrator.report.table import Row, SpeedUp, rows
 
-
 CAPTION = "s: device seconds, devices times wall seconds; (n): trials stopped early"
 SPEED_UP_CAPTION = (
     "\nspeed-up: device seconds of the tuned recipe's runs over those of this one's (and the difference in {})"
