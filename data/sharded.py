@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from data.errors import UserError
+from data.machines import machines
 from data.store import TEMPORARY, full_disk
 
 
@@ -168,9 +169,7 @@ def _finished(path: Path) -> bool:
 
 def _pool_size(concurrency: int | None, num_cpus: float, num_gpus: float) -> int:
     """How many workers to start. Raises UserError if that many (or a single one) can never be scheduled."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = machines()
     needs = (("CPU", num_cpus), ("GPU", num_gpus))
     fit = sum(
         # Rounded first: 0.3 / 0.1 is a little less than 3.

@@ -57,11 +57,7 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
     out = typer.echo
     out(f"\nreport  {_short(outcome.report)}")
     if outcome.tracked:
-        uri = job.experiment.tracking.uri
-        if uri.startswith("http"):
-            out(f"MLflow  {uri} (experiment {job.experiment.tracking.experiment})")
-        else:
-            out(f"MLflow  mlflow ui --backend-store-uri {uri}")
+        out(f"MLflow  {_mlflow(job.experiment.tracking.uri)}")
     else:
         out("MLflow  could not be reached; run the same command again to send the values, which wait in the store")
 
@@ -293,6 +289,15 @@ def _print_json(value: Any) -> None:
         return sorted(value) if isinstance(value, frozenset | set) else str(value)
 
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
+
+
+def _mlflow(uri: str) -> str:
+    """Where the runs are to be seen: the server, or the command that starts one."""
+    if uri.startswith("http"):
+        return uri
+    command = Path(sys.executable).with_name("mlflow")
+    on_path = shutil.which("mlflow") == str(command)
+    return f"{'mlflow' if on_path else _short(command)} ui --backend-store-uri {uri}   (http://127.0.0.1:5000)"
 
 
 def _short(path: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data import UserError
+from data.machines import machines
 
 if TYPE_CHECKING:
     from orchestrator.config import Experiment
@@ -23,7 +24,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster (or this machine) has. `node_cpus` and `node_gpus` are those of its largest node."""
+    """What the cluster (or this machine) has or grows to; `node_cpus` and `node_gpus` are its largest node's."""
 
     cpus: int
     gpus: float
@@ -75,7 +76,7 @@ def resources() -> Resources:
     if not ray.is_initialized() and os.environ.get("RAY_ADDRESS"):
         connect()
     if ray.is_initialized():
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = machines()
         cpus, gpus = [int(n.get("CPU", 0)) for n in nodes], [float(n.get("GPU", 0)) for n in nodes]
         return Resources(sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0.0))
     import torch
@@ -98,21 +99,16 @@ def worker_size(experiment: Experiment, available: Resources) -> WorkerSize:
     cpus = scaling.cpus_per_worker
     if cpus is None:
         cpus = 1 if gpus else max(1, available.node_cpus // scaling.workers)
-    if scaling.workers * cpus > available.cpus and not _autoscales():
+    if scaling.workers * cpus > available.cpus:
         raise UserError(
             f"{scaling.workers} workers × {cpus} CPUs need {scaling.workers * cpus}, there are {available.cpus}",
             where="scaling.workers",
             mend=f"Set scaling.workers to {max(1, available.cpus // cpus)} or less, or connect to a larger cluster.",
         )
-    if scaling.workers * gpus > available.gpus and not _autoscales():
+    if scaling.workers * gpus > available.gpus:
         raise UserError(
             f"{scaling.workers} workers × {gpus:g} GPUs need {scaling.workers * gpus:g}, there are {available.gpus:g}",
             where="scaling.gpus_per_worker",
             mend="Set scaling.gpus_per_worker to 0 to train on CPUs." if not available.gpus else "Ask for fewer.",
         )
     return WorkerSize(cpus, gpus)
-
-
-def _autoscales() -> bool:
-    """Whether nodes can still be added, as on a cluster that `ray up` started."""
-    return os.environ.get("STILLHOUSE_AUTOSCALING") == "1"

@@ -222,7 +222,7 @@ class Experiment(Section):
     encoder: EncoderSettings
     negatives: NegativesSettings = NegativesSettings()
     training: TrainingSettings = TrainingSettings()
-    recipes: Annotated[tuple[RecipeSettings, ...], Field(strict=False), AfterValidator(_filled)]
+    recipes: Annotated[tuple[RecipeSettings, ...], Field(strict=False)]  # none: the encoder is evaluated as it is
     evaluation: EvaluationSettings = EvaluationSettings()
     scaling: ScalingSettings = ScalingSettings()
     tracking: TrackingSettings = TrackingSettings()

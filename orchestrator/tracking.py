@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,12 +237,13 @@ def _row_tags(comparison: Comparison, result: Result) -> dict[str, str]:
 
 
 def _cost_metrics(costs: Iterable[Cost]) -> dict[str, float]:
-    values: dict[str, float] = {}
+    """Sums over the ledger's entries, and the device seconds of each stage."""
+    values: defaultdict[str, float] = defaultdict(float)
     for cost in costs:
-        for field in ("device_seconds", "wall_seconds", "examples", "tokens", "flops"):
-            key = f"cost/{cost.stage}/{field}"
-            values[key] = values.get(key, 0.0) + getattr(cost, field)
-    return values
+        values[f"cost/{cost.stage}_device_seconds"] += cost.device_seconds
+        for field in ("device_seconds", "wall_seconds", "tokens", "flops"):
+            values[f"cost/{field}"] += getattr(cost, field)
+    return dict(values)
 
 
 def _in_parent(fingerprint: str, parent: str | None) -> str:

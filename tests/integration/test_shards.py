@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data import Store, TokenShards, UserError, load, rank, run_shards, shard_path, tokenize
+from data import Shard, Store, TokenShards, UserError, load, rank, run_shards, tokenize
 
 pytestmark = pytest.mark.ray
 
@@ -31,15 +31,19 @@ def never() -> None:
     pytest.fail("asked for Ray with nothing to do")
 
 
+def shards_of(folder: Path, count: int) -> list[Shard]:
+    return [Shard(folder, number) for number in range(count)]
+
+
 class Square:
     """Makes the square of the shard's number, and tells which process made it."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
-    def __call__(self, shard: int) -> pa.Table:
+    def __call__(self, shard: Shard) -> pa.Table:
         time.sleep(self.seconds)
-        return pa.table({"square": [shard**2], "process": [os.getpid()]})
+        return pa.table({"square": [shard.number**2], "process": [os.getpid()]})
 
 
 class Fails:
@@ -50,17 +54,17 @@ class Fails:
         if how == "start":
             raise UserError("no model", where="encoder.model", mend="Name one.")
 
-    def __call__(self, shard: int) -> pa.Table:
-        if shard == 1 and self.how == "full":
+    def __call__(self, shard: Shard) -> pa.Table:
+        if shard.number == 1 and self.how == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if shard == 1 and self.how == "bug":
+        if shard.number == 1 and self.how == "bug":
             raise ZeroDivisionError("a bug of ours")
-        return pa.table({"shard": [shard]})
+        return pa.table({"shard": [shard.number]})
 
 
 def read(folder: Path, shard: int) -> dict[str, list[int]]:
     content: dict[str, list[int]] = (
-        pa.ipc.open_file(pa.memory_map(str(shard_path(folder, shard)))).read_all().to_pydict()
+        pa.ipc.open_file(pa.memory_map(str(Shard(folder, shard).path))).read_all().to_pydict()
     )
     return content
 
@@ -69,22 +73,24 @@ def read(folder: Path, shard: int) -> dict[str, list[int]]:
 def test_two_workers_share_the_shards_and_hold_every_cpu(ray_session: None, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     arguments = {"seconds": 0.2}
-    run_shards(tmp_path, 12, Square, arguments, concurrency=2, on_shard=lambda *n: told.append(n), connect=connected)
+    run_shards(
+        shards_of(tmp_path, 12), Square, arguments, concurrency=2, on_shard=lambda *n: told.append(n), connect=connected
+    )
     assert told == [(done, 12) for done in range(13)]
     assert [read(tmp_path, shard)["square"] for shard in range(12)] == [[shard**2] for shard in range(12)]
     assert len({read(tmp_path, shard)["process"][0] for shard in range(12)}) == 2
     assert len(list(tmp_path.iterdir())) == 12
-    run_shards(tmp_path, 12, Square, arguments, connect=never)
+    run_shards(shards_of(tmp_path, 12), Square, arguments, connect=never)
 
 
 @pytest.mark.timeout(120)
 def test_makes_the_missing_shards_only(ray_session: None, tmp_path: Path) -> None:
-    run_shards(tmp_path, 6, Square, {})
+    run_shards(shards_of(tmp_path, 6), Square, {})
     for shard in (1, 4):
-        shard_path(tmp_path, shard).unlink()
-    path = shard_path(tmp_path, 5)
+        Shard(tmp_path, shard).path.unlink()
+    path = Shard(tmp_path, 5).path
     path.write_bytes(path.read_bytes()[:-10])
-    run_shards(tmp_path, 6, Square, {}, connect=connected)
+    run_shards(shards_of(tmp_path, 6), Square, {}, connect=connected)
     made_elsewhere = [shard for shard in range(6) if read(tmp_path, shard)["process"] != [os.getpid()]]
     assert made_elsewhere == [1, 4, 5]
 
@@ -92,11 +98,11 @@ def test_makes_the_missing_shards_only(ray_session: None, tmp_path: Path) -> Non
 @pytest.mark.timeout(120)
 def test_a_user_error_arrives_as_one(ray_session: None, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        run_shards(tmp_path / "a", 3, Fails, {"how": "start"}, connect=connected)
+        run_shards(shards_of(tmp_path / "a", 3), Fails, {"how": "start"}, connect=connected)
     assert (error.value.what, error.value.where, error.value.mend) == ("no model", "encoder.model", "Name one.")
     with pytest.raises(UserError, match="the disk is full"):
-        run_shards(tmp_path / "b", 3, Fails, {"how": "full"}, connect=connected)
-    assert not shard_path(tmp_path / "b", 1).exists()
+        run_shards(shards_of(tmp_path / "b", 3), Fails, {"how": "full"}, connect=connected)
+    assert not Shard(tmp_path / "b", 1).path.exists()
 
 
 @pytest.mark.timeout(120)
@@ -104,13 +110,13 @@ def test_a_bug_keeps_its_traceback(ray_session: None, tmp_path: Path) -> None:
     import ray
 
     with pytest.raises(ray.exceptions.RayError, match="a bug of ours"):
-        run_shards(tmp_path, 3, Fails, {"how": "bug"}, connect=connected)
+        run_shards(shards_of(tmp_path, 3), Fails, {"how": "bug"}, connect=connected)
 
 
 def test_refuses_what_can_never_be_scheduled(ray_session: None, tmp_path: Path) -> None:
     def told(**resources: float) -> str:
         with pytest.raises(UserError) as error:
-            run_shards(tmp_path, 3, Square, {}, connect=connected, **resources)  # type: ignore[arg-type]
+            run_shards(shards_of(tmp_path, 3), Square, {}, connect=connected, **resources)  # type: ignore[arg-type]
         return str(error.value)
 
     rest = "(machines: 2 CPU and 0 GPU). Ask for fewer or smaller workers, or add machines."
@@ -204,7 +210,7 @@ def test_goes_on_after_the_driver_was_killed(
     assert all(np.array_equal(a, b) for a, b in zip(shards.take(rows), whole.take(rows), strict=True))
     assert shards.truncated == whole.truncated
 
-    cut = shard_path(shards.folder, 3)
+    cut = Shard(shards.folder, 3).path
     del shards
     cut.write_bytes(cut.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"part-00003\.arrow: this file of a finished stage has"):

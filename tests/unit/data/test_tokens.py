@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import Collection, Store, TokenShards, UserError, load, shard_path, tokenize
+from data import Collection, Shard, Store, TokenShards, UserError, load, tokenize
 
 N = 5
 
@@ -106,20 +106,20 @@ def test_goes_on_with_whole_shards_only(small: tuple[Store, Collection], tokeniz
     with pytest.raises(Killed):
         run(on_shard=kill)
     [partial] = (store.root / "tokens").glob("*.partial")
-    kept = {shard: shard_path(partial, shard).stat().st_ino for shard in (0, 2)}
-    cut = shard_path(partial, 1)
+    kept = {shard: Shard(partial, shard).path.stat().st_ino for shard in (0, 2)}
+    cut = Shard(partial, 1).path
     cut.write_bytes(cut.read_bytes()[:-20])
     done: list[tuple[int, int]] = []
     shards = run(on_shard=lambda *n: done.append(n))
     assert done == [(2, 5), (3, 5), (4, 5), (5, 5)]
-    assert {shard: shard_path(shards.folder, shard).stat().st_ino for shard in kept} == kept
+    assert {shard: Shard(shards.folder, shard).path.stat().st_ino for shard in kept} == kept
     one = tokenize(store, collection, "documents", tokenizer_folder, "wp", 64)
     assert [row.tolist() for row in shards.take(range(N))] == [row.tolist() for row in one.take(range(N))]
 
 
 def test_a_cut_off_shard_is_found(small: tuple[Store, Collection], tokenizer_folder: Path) -> None:
     shards = tokenize(*small, "documents", tokenizer_folder, "wp", 64)
-    shard = shard_path(shards.folder, 0)
+    shard = Shard(shards.folder, 0).path
     size = shard.stat().st_size
     del shards
     shard.write_bytes(shard.read_bytes()[:-1])
