@@ -373,8 +373,11 @@ def test_rows_that_are_refused(row, message):
     assert refusal(changed("  - arm-adaptive", f"  - {row}")) == f"x.yaml:{message}"
 
 
-def test_no_rows():
-    assert refusal(MINIMAL.replace("[arm-adaptive]", "[]")) == "x.yaml:4: recipes: must have at least one item"
+def test_no_rows_leave_the_untrained_encoder():
+    assert experiment(MINIMAL.replace("[arm-adaptive]", "[]")).recipes == ()
+
+
+def test_rows_are_a_list():
     assert refusal(MINIMAL.replace("[arm-adaptive]", "arm-adaptive")) == (
         'x.yaml:4: recipes: must be a list, not "arm-adaptive"'
     )
@@ -615,5 +618,5 @@ def test_a_date_is_a_text():
 def test_importing_the_configuration_brings_nothing_heavy():
     program = "import json, sys, orchestrator.config; print(json.dumps(list(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    heavy = {"torch", "numpy", "ray", "transformers", "mlflow", "pyarrow", "faiss", "losses", "ir_measures"}
+    heavy = {"torch", "ray", "transformers", "mlflow", "faiss", "losses", "ir_measures", "bm25s", "datasets"}
     assert not heavy & set(json.loads(printed.stdout))
