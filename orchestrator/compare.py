@@ -123,7 +123,7 @@ class Job:
             self.tracker.publish_points(fingerprints[run.name], [entry.point for entry in entries])
 
         with Watch(list(zip(runs, stages, strict=True)), on_entries):
-            run_all(self.workspace, runs, self.size, self.available)
+            run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
 
     def search_stage(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
         """What the trials of a row came to, stopped ones included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 if TYPE_CHECKING:
     from orchestrator.runs import RunSpec
     from orchestrator.trial import Entry
+
+SILENCE = 15.0  # seconds after which a job log gets a line
 
 
 class Display:
@@ -31,7 +34,7 @@ class Display:
             disable=not self._live,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._began = time.monotonic()
+        self._began = self._wrote = time.monotonic()
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -45,6 +48,7 @@ class Display:
     def line(self, text: str) -> None:
         """A line that stays, with the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        self._wrote = time.monotonic()
         self._progress.console.print(f"[dim]{minutes:2d}:{seconds:02d}[/dim]  {text}")
 
     def shards(self, stage: str, done: int, total: int) -> None:
@@ -54,32 +58,44 @@ class Display:
             if done == total or (not self._live and done % max(1, total // 8) == 0):
                 self.line(f"{stage}: {done}/{total} shards")
 
-    def runs(self, finished: int, total: int) -> None:
-        """How many of the training runs are over."""
-        self._bar("runs", finished, total)
+    def counting(self, total: int) -> Callable[[RunSpec], None]:
+        """A bar over all training runs; call the result when one of them is over."""
+        over = 0
+        self._bar("all runs", 0, total)
+
+        def one_is_over(run: RunSpec) -> None:
+            nonlocal over
+            over += 1
+            self._remove(run.name)
+            self._bar("all runs", over, total)
+
+        return one_is_over
 
     def point(self, run: RunSpec, entry: Entry, total_steps: int) -> None:
-        """A point of a run's learning curve: the bar moves, and a validated one leaves a line."""
+        """A point of a run's learning curve: the bar moves, and a validated one leaves a line.
+
+        In a job log, so does one that comes when nothing was written for a while.
+        """
         point = entry.point
         self._bar(run.name, point.step, total_steps, f"loss {point.loss:.4f}")
-        if point.validation is None:
+        if point.validation is None and (self._live or time.monotonic() - self._wrote < SILENCE):
             return
-        (training,) = (cost for cost in entry.costs if cost.stage == "training")
-        rate = point.examples / training.wall_seconds if training.wall_seconds else 0.0
         margin = f"  margin {point.diagnostics['margin']:.2f}" if "margin" in point.diagnostics else ""
-        self.line(
-            f"train {run.name}  step {point.step}/{total_steps}  loss {point.loss:.4f}{margin}  "
-            f"validation nDCG@10 {point.validation:.4f}  {rate:.1f} queries/s"
+        score = "" if point.validation is None else f"  validation nDCG@10 {point.validation:.4f}"
+        rate = "".join(
+            f"  {point.examples / cost.wall_seconds:.1f} queries/s"
+            for cost in entry.costs
+            if cost.stage == "training" and cost.wall_seconds
         )
-
-    def over(self, run: RunSpec) -> None:
-        """A run's bar goes away."""
-        if (task := self._tasks.pop(run.name, None)) is not None:
-            self._progress.remove_task(task)
+        self.line(f"train {run.name}  step {point.step}/{total_steps}  loss {point.loss:.4f}{margin}{score}{rate}")
 
     def _bar(self, name: str, done: int, total: int, note: str = "") -> None:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note=note)
         self._progress.update(self._tasks[name], completed=done, total=total, note=note)
         if done >= total:
-            self._progress.remove_task(self._tasks.pop(name))
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        if (task := self._tasks.pop(name, None)) is not None:
+            self._progress.remove_task(task)

@@ -30,13 +30,13 @@ def run_all(
     runs: Sequence[RunSpec],
     size: WorkerSize,
     available: Resources,
-    on_start: Callable[[RunSpec], None] = lambda run: None,
+    on_over: Callable[[RunSpec], None] = lambda run: None,
 ) -> None:
     """Train every run to its end, or until the scheduler of its recipe ends it early.
 
     Trials run side by side as far as the resources go. One at a time (the case of a machine without GPUs, where a
     trial gets all cores) they end in the same order every time, so that ASHA makes the same decisions every time;
-    side by side, which trials ASHA ends depends on which is first.
+    side by side, which trials ASHA ends depends on which is first. `on_over` is called when a trial has ended.
 
     Raises:
         UserError: a run met what the user can mend.
@@ -62,7 +62,7 @@ def run_all(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=2),
-                callbacks=[_starts(runs, on_start)],
+                callbacks=[_ends(runs, on_over)],
             ),
         ).fit()
     for result in results:
@@ -149,14 +149,14 @@ def prepare_process(size: WorkerSize) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def _starts(runs: Sequence[RunSpec], on_start: Callable[[RunSpec], None]) -> Any:
+def _ends(runs: Sequence[RunSpec], on_over: Callable[[RunSpec], None]) -> Any:
     from ray.tune import Callback
 
-    class Starts(Callback):  # type: ignore[misc]
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            on_start(runs[trial.config["run"]])
+    class Ends(Callback):  # type: ignore[misc]
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            on_over(runs[trial.config["run"]])
 
-    return Starts()
+    return Ends()
 
 
 def _scheduler(experiment: Experiment, runs: Sequence[RunSpec]) -> Any:
