@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data import UserError
 from data.machines import machines
@@ -20,6 +24,9 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+# With clusters switched off a local Ray has the address 127.0.0.1 and its servers listen there alone; otherwise they
+# listen on all interfaces. Read when ray is first imported.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass(frozen=True)
@@ -42,26 +49,47 @@ class WorkerSize:
 
 def connect() -> None:
     """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start a local one; once a process."""
-    for variable, value in ENVIRONMENT.items():
+    if connected():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    for variable, value in ENVIRONMENT.items() if address else (ENVIRONMENT | LOOPBACK).items():
         os.environ.setdefault(variable, value)
     import ray
 
-    if ray.is_initialized():
-        return
     for name in ("ray._private.authentication", "ray.data", "ray.train", "ray.tune", "bm25s"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**options)
-    else:
-        # On localhost alone, and a small object store: data travels by files of the store, not through Ray.
-        ray.init(
-            num_cpus=local_cpus(),
-            include_dashboard=False,
-            object_store_memory=256 * 1024**2,
-            _node_ip_address="127.0.0.1",
-            **options,
-        )
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if not address:
+        # A small object store: data travels by files of the store, not through Ray.
+        options |= {"num_cpus": local_cpus(), "include_dashboard": False, "object_store_memory": 256 * 1024**2}
+    try:
+        with _quiet():
+            ray.init(**options)
+    except ConnectionError as error:
+        raise UserError(
+            f"there is no Ray cluster at {address}",
+            where="RAY_ADDRESS",
+            mend="Start one, or unset it to run on this machine alone.",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard error goes nowhere: Ray's C++ core says there that its log level is set. Its errors are exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def connected() -> bool:
+    """Whether this process is connected to Ray; does not import it."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def local_cpus() -> int:
@@ -71,11 +99,9 @@ def local_cpus() -> int:
 
 def resources() -> Resources:
     """What there is: the connected cluster's, or this machine's where Ray is not running and would start locally."""
-    import ray
-
-    if not ray.is_initialized() and os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS"):
         connect()
-    if ray.is_initialized():
+    if connected():
         nodes = machines()
         cpus, gpus = [int(n.get("CPU", 0)) for n in nodes], [float(n.get("GPU", 0)) for n in nodes]
         return Resources(sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0.0))

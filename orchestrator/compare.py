@@ -51,9 +51,7 @@ class Job:
         self.tracker = Tracker(experiment.tracking.uri, experiment.tracking.experiment)
 
     def _connect(self) -> None:
-        import ray
-
-        if not ray.is_initialized():
+        if not cluster.connected():
             self.display.line("starting Ray")
             cluster.connect()
 
