@@ -152,11 +152,27 @@ def prepare_process(size: WorkerSize) -> None:
 def _ends(runs: Sequence[RunSpec], on_over: Callable[[RunSpec], None]) -> Any:
     from ray.tune import Callback
 
+    here = _Here(lambda run: on_over(runs[run]))
+
     class Ends(Callback):  # type: ignore[misc]
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            on_over(runs[trial.config["run"]])
+            here.call(trial.config["run"])
 
     return Ends()
+
+
+class _Here:
+    """A function of the driver. Tune pickles its callbacks; the copies do nothing."""
+
+    def __init__(self, call: Callable[[int], None]) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return _Here, (_nothing,)
+
+
+def _nothing(run: int) -> None:
+    return None
 
 
 def _scheduler(experiment: Experiment, runs: Sequence[RunSpec]) -> Any:
