@@ -22,6 +22,7 @@ ENVIRONMENT = {
     # The driver reports progress itself, from the journals of the trials.
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 # With clusters switched off a local Ray has the address 127.0.0.1 and its servers listen there alone; otherwise they
