@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,7 @@ class Rank:
 def _index(texts: list[str], folder: Path) -> None:
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # importing it sets DEBUG
     tokens = bm25s.tokenize(texts, show_progress=False)
     if not tokens.vocab:  # no document has a term, of which bm25s makes no index: the folder stays empty
         return

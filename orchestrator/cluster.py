@@ -57,7 +57,7 @@ def connect() -> None:
         os.environ.setdefault(variable, value)
     import ray
 
-    for name in ("ray._private.authentication", "ray.data", "ray.train", "ray.tune", "bm25s"):
+    for name in ("ray._private.authentication", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if not address:

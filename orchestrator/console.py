@@ -55,7 +55,7 @@ class Display:
         """A stage made in shards: a bar, and a line when it is complete."""
         if done < total or stage in self._tasks:
             self._bar(stage, done, total)
-            if done == total or (not self._live and done % max(1, total // 8) == 0):
+            if done == total or (not self._live and done and done % max(1, total // 8) == 0):
                 self.line(f"{stage}: {done}/{total} shards")
 
     def counting(self, total: int) -> Callable[[RunSpec], None]:
