@@ -105,20 +105,14 @@ class Job:
     def _run(self, runs: list[RunSpec]) -> None:
         stages = [stage_of(self.workspace, run) for run in runs]
         steps = {run.name: self.workspace.plan(run.training).total_steps for run in runs}
-        fingerprints = {run.name: stage.fingerprint for run, stage in zip(runs, stages, strict=True)}
+        comparison = self.fingerprint, self.experiment.name
         self._connect()
         self.display.line(f"training {len(runs)} run(s)")
 
         def on_entries(run: RunSpec, entries: list[Entry]) -> None:
             for entry in entries:
                 self.display.point(run, entry, steps[run.name])
-            parents = {
-                self.fingerprint: self.experiment.name,
-                f"{self.fingerprint}/{run.row}": run.row,
-            }
-            tags = {"stillhouse.kind": "trial", "stillhouse.recipe": run.recipe}
-            self.tracker.open_trial(parents, run.name, fingerprints[run.name], tags)
-            self.tracker.publish_points(fingerprints[run.name], [entry.point for entry in entries])
+            self.tracker.publish_points(comparison, run.row, run.name, [entry.point for entry in entries])
 
         with Watch(list(zip(runs, stages, strict=True)), on_entries):
             run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
@@ -171,13 +165,8 @@ class Job:
         folder = self.workspace.store.root / "reports" / self.experiment.name
         page = report.write(comparison, folder)
         (folder / "experiment.yaml").write_text(comparison.config, encoding="utf-8")
-        stages = {
-            run.name: stage_of(self.workspace, run).fingerprint
-            for row in self.experiment.recipes
-            for run in runs_of(self.experiment, row)
-        }
         runs = {row: value.folder for row, value in evaluated.items()}
-        return Outcome(comparison, page, self.tracker.publish(comparison, stages, folder, runs))
+        return Outcome(comparison, page, self.tracker.publish(comparison, folder, runs))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -39,47 +39,43 @@ class Tracker:
         self._lost_at = float("-inf")
         self.lost: str | None = None
 
-    def publish_points(self, fingerprint: str, points: Sequence[Progress]) -> None:
-        """Add to a run's learning curve, live; what does not arrive is sent with the whole at the end."""
+    def publish_points(self, comparison: tuple[str, str], row: str, trial: str, points: Sequence[Progress]) -> None:
+        """Add to a trial's learning curve, live; what does not arrive is sent with the whole at the end.
+
+        Args:
+            comparison: its fingerprint and its name.
+        """
+
+        def send() -> None:
+            fingerprint, name = comparison
+            parent, _ = self._run(name, fingerprint, None, {})
+            child, _ = self._run(row, _within(fingerprint, row), parent, {})
+            run, _ = self._run(trial, _within(fingerprint, row, trial), child, {"stillhouse.kind": "trial"})
+            self._log_points(run, points)
+
         if time.monotonic() - self._lost_at >= RETRY_SECONDS:
-            self._guard(lambda: self._log_points(self._runs[fingerprint][0], points), fingerprint in self._runs)
+            self._guard(send)
 
-    def open_trial(self, parents: Mapping[str, str], name: str, fingerprint: str, tags: Mapping[str, str]) -> None:
-        """Make sure that a trial and its parents (fingerprint → name, outermost first) have their runs."""
-
-        def open_all() -> None:
-            parent = None
-            for parent_fingerprint, parent_name in parents.items():
-                parent = self._run(parent_name, parent_fingerprint, parent, {})[0]
-            self._run(name, fingerprint, parent, tags)
-
-        if time.monotonic() - self._lost_at >= RETRY_SECONDS:
-            self._guard(open_all)
-
-    def publish(
-        self, comparison: Comparison, trials: Mapping[str, str], folder: Path, runs: Mapping[str, Path]
-    ) -> bool:
+    def publish(self, comparison: Comparison, folder: Path, runs: Mapping[str, Path]) -> bool:
         """Bring MLflow up to date with a finished comparison; False if it could not be reached.
 
         Args:
-            trials: trial name → fingerprint.
             folder: the report's files, which become artifacts of the parent.
             runs: row → the folder with its TREC run and per-query values.
         """
-        return self._guard(lambda: self._publish(comparison, trials, folder, runs))
+        return self._guard(lambda: self._publish(comparison, folder, runs))
 
-    def _publish(
-        self, comparison: Comparison, trials: Mapping[str, str], folder: Path, runs: Mapping[str, Path]
-    ) -> None:
+    def _publish(self, comparison: Comparison, folder: Path, runs: Mapping[str, Path]) -> None:
         parent, finished = self._run(comparison.name, comparison.fingerprint, None, _parent_tags(comparison))
         if finished:
             return
         for result in comparison.results:
             child, child_finished = self._run(
-                result.name, row_fingerprint(comparison.fingerprint, result.name), parent, _row_tags(comparison, result)
+                result.name, _within(comparison.fingerprint, result.name), parent, _row_tags(comparison, result)
             )
             for trial in result.trials:
-                run, trial_finished = self._run(trial.name, trials[trial.name], child, trial_tags(result, trial.state))
+                fingerprint = _within(comparison.fingerprint, result.name, trial.name)
+                run, trial_finished = self._run(trial.name, fingerprint, child, _trial_tags(result, trial))
                 if not trial_finished:
                     self._log_trial(run, trial)
             if not child_finished:
@@ -118,13 +114,13 @@ class Tracker:
             return run, finished
         self._connect()
         found = self._client.search_runs(
-            [self._experiment_id], f"tags.`{FINGERPRINT}` = '{_in_parent(fingerprint, parent)}'", max_results=1
+            [self._experiment_id], f"tags.`{FINGERPRINT}` = '{fingerprint}'", max_results=1
         )
         if found:
             run, status = found[0].info.run_id, found[0].info.status
             finished = status in ("FINISHED", "KILLED")
         else:
-            own = {FINGERPRINT: _in_parent(fingerprint, parent), **tags} | ({PARENT: parent} if parent else {})
+            own = {FINGERPRINT: fingerprint, **tags} | ({PARENT: parent} if parent else {})
             run = self._client.create_run(self._experiment_id, tags=own, run_name=name).info.run_id
             finished = False
         self._runs[fingerprint] = run, finished
@@ -177,10 +173,8 @@ class Tracker:
         self._experiment_id = found.experiment_id if found else client.create_experiment(self._experiment_name)
         self._client = client
 
-    def _guard(self, action: Callable[[], None], wanted: bool = True) -> bool:
+    def _guard(self, action: Callable[[], None]) -> bool:
         """Run an action; where MLflow cannot be reached say so once and go on."""
-        if not wanted:
-            return False
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
         from sqlalchemy.exc import SQLAlchemyError
@@ -211,14 +205,13 @@ def metric_name(name: str) -> str:
     return name.replace("@", "_at_").replace("(", "_").replace(")", "").replace("=", "_").replace(",", "_")
 
 
-def row_fingerprint(comparison: str, row: str) -> str:
-    """What a row's run is known by."""
-    return f"{comparison}/{row}"
+def _within(comparison: str, *names: str) -> str:
+    """What a row's or a trial's run is known by: the same trial in two comparisons has a run in each."""
+    return "/".join((comparison, *names))
 
 
-def trial_tags(result: Result, state: str) -> dict[str, str]:
-    """Tags of a trial's run."""
-    return {"stillhouse.kind": "trial", "stillhouse.recipe": result.recipe, "stillhouse.state": state}
+def _trial_tags(result: Result, trial: Trial) -> dict[str, str]:
+    return {"stillhouse.kind": "trial", "stillhouse.recipe": result.recipe, "stillhouse.state": trial.state}
 
 
 def _parent_tags(comparison: Comparison) -> dict[str, str]:
@@ -244,8 +237,3 @@ def _cost_metrics(costs: Iterable[Cost]) -> dict[str, float]:
         for field in ("device_seconds", "wall_seconds", "tokens", "flops"):
             values[f"cost/{field}"] += getattr(cost, field)
     return dict(values)
-
-
-def _in_parent(fingerprint: str, parent: str | None) -> str:
-    """The same trial in two comparisons has a run in each."""
-    return f"{fingerprint}@{parent}" if parent else fingerprint

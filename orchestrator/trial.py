@@ -120,6 +120,12 @@ def read_trial(stage: Stage) -> Trial:
     return replace(trial, model=str(stage.path / MODEL))
 
 
+def relabelled(trial: Trial, run: RunSpec) -> Trial:
+    """A trial under the names of a run that has the same inputs: rows of two experiments may share one."""
+    costs = tuple(replace(cost, recipe=run.row, trial=run.name) for cost in trial.costs)
+    return replace(trial, name=run.name, parameters=run.knobs, costs=costs)
+
+
 def record(run: RunSpec, entries: list[Entry], state: str) -> Trial:
     """The record of a run as its journal tells it: its last validation, and the costs up to there."""
     validated = [entry for entry in entries if entry.point.validation is not None]

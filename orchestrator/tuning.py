@@ -17,7 +17,7 @@ from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment, RecipeSettings
 from orchestrator.records import Progress, Trial
 from orchestrator.runs import RunSpec
-from orchestrator.trial import JOURNAL, Journal, read_trial, record, run_trial, stage_of
+from orchestrator.trial import JOURNAL, Journal, read_trial, record, relabelled, run_trial, stage_of
 from orchestrator.workspace import Opened, Workspace
 
 METRIC = "validation"
@@ -78,7 +78,7 @@ def trials_of(workspace: Workspace, runs: Sequence[RunSpec]) -> tuple[Trial, ...
     def trial(run: RunSpec) -> Trial:
         stage = stage_of(workspace, run)
         if stage.done:
-            return read_trial(stage)
+            return relabelled(read_trial(stage), run)
         return record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
 
     return tuple(trial(run) for run in runs)
