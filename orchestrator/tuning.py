@@ -44,6 +44,14 @@ def run_all(
     from ray import tune
 
     experiment = workspace.experiment
+
+    def over(run: RunSpec) -> None:
+        if experiment.scaling.workers > 1:
+            from orchestrator.distributed import release
+
+            release(stage_of(workspace, run))
+        on_over(run)
+
     held = tune.PlacementGroupFactory([_held(experiment, size)])
     trainable = partial(_trainable, opened=workspace.opened, size=size, runs=tuple(runs))
     with tempfile.TemporaryDirectory(prefix="stillhouse-tune-") as scratch:
@@ -62,7 +70,7 @@ def run_all(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=2),
-                callbacks=[_ends(runs, on_over)],
+                callbacks=[_ends(lambda run: over(runs[run]))],
             ),
         ).fit()
     for result in results:
@@ -149,10 +157,10 @@ def prepare_process(size: WorkerSize) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def _ends(runs: Sequence[RunSpec], on_over: Callable[[RunSpec], None]) -> Any:
+def _ends(on_end: Callable[[int], None]) -> Any:
     from ray.tune import Callback
 
-    here = _Here(lambda run: on_over(runs[run]))
+    here = _Here(on_end)
 
     class Ends(Callback):  # type: ignore[misc]
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
