@@ -1,0 +1,70 @@
+"""What is pinned: the README tells the truth. Its commands exist, its YAML is the quickstart, its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from orchestrator.cli import app
+from orchestrator.config import load
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.M | re.S)
+
+
+def commands():
+    """Each stillhouse command of a code block, without its comment, as words after the program's name."""
+    for _, block in BLOCKS:
+        for line in block.splitlines():
+            command = line.partition("  #")[0]
+            if match := re.search(r"(?:^stillhouse|python -m orchestrator) (.*)", command):
+                yield shlex.split(match[1])
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_its_commands_exist_and_their_experiments_load(words):
+    verb, experiment, *rest = words
+    assert verb in typer.main.get_command(app).commands
+    overrides = [value for option, value in zip(rest, rest[1:], strict=False) if option == "--set"]
+    assert load(experiment, overrides).recipes
+
+
+def test_there_are_commands():
+    assert len(list(commands())) >= 6
+
+
+def test_its_experiment_is_the_quickstart(tmp_path):
+    (written,) = [block for language, block in BLOCKS if language == "yaml"]
+    (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
+    assert load(tmp_path / "x.yaml") == load("experiments/quickstart.yaml")
+
+
+def test_its_python_runs():
+    names: dict[str, object] = {}
+    (written,) = [block for language, block in BLOCKS if language == "python"]
+    exec(written, names)
+    out = names["out"]
+    assert out.per_example.shape == (8,)
+    assert out.per_example.mean().item() == pytest.approx(out.loss.item())
+
+
+def test_its_make_targets_and_links_are_there():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^make ([\w-]+)", README, flags=re.M))
+    assert {"demo", "test", "check"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in targets)
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("experiment", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_experiment_loads(experiment):
+    assert load(experiment).name == experiment.stem
