@@ -55,11 +55,11 @@ def model(family: str, *, seed: int = 0, **options: Any) -> Any:
     """A random encoder, in evaluation mode, whose every weight counts: biases and norms are not left at 0 and 1."""
     from transformers import AutoModel
 
-    made = AutoModel.from_config(config(family, **options), attn_implementation="eager").eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        made = AutoModel.from_config(config(family, **options), attn_implementation="eager").eval()
         for parameter in made.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            parameter.add_(torch.randn_like(parameter) * 0.2)
     return made
 
 
