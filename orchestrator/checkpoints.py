@@ -43,7 +43,7 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint, or None."""
-        complete = sorted(self.folder.glob("step-*/state.json"))
+        complete = sorted(self.folder.glob("step-?????????/state.json"))  # what is being written has another suffix
         if not complete:
             return None
         state = json.loads(complete[-1].read_text())
@@ -67,8 +67,9 @@ class Checkpoints:
         save_file(flat, str(partial / "optimizer.safetensors"))
         with (partial / "state.json").open("w") as file:
             json.dump({"step": step, "counters": counters}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        for path in partial.iterdir():  # on the disk before the rename: a machine may be lost, not only a process
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
         partial.rename(final)
         for old in self.folder.glob("step-*"):
             if old != final:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -79,20 +80,26 @@ def load_encoder(
 
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder)
-        extra = {"add_pooling_layer": True} if pooling == "pooler" else {}
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Eager attention: under bf16 autocast on a CPU it trains 1.4 times as fast as sdpa at these lengths.
         attention = "sdpa" if torch.cuda.is_available() else "eager"
-        backbone = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, **extra
+        backbone, found = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f'"{folder}" cannot be loaded as an encoder: {str(error).splitlines()[0]}',
-            where="encoder.model",
-            mend="Give a folder or hub id of a BERT-like encoder.",
-        ) from error
-    if pooling == "pooler" and getattr(backbone, "pooler", None) is None:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _unloadable(folder, str(error).splitlines()[0]) from error
+    # What a file lacks, transformers fills with random numbers.
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise _unloadable(folder, f"{len(missing)} weights are missing, the first {missing[0]}")
+    has_pooler = getattr(backbone, "pooler", None) is not None and len(missing) == len(found["missing_keys"])
+    if pooling == "pooler" and not has_pooler:
         raise UserError("this encoder has no pooler", where="encoder.pooling", mend="Use cls or mean.")
     if pooling != "pooler" and getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # it would only be trained by weight decay and saved for nothing
@@ -104,6 +111,14 @@ def load_encoder(
         elif hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
             module.attention_dropout = dropout
     return BiEncoder(backbone, pooling, normalize).eval()
+
+
+def _unloadable(folder: Path, why: str) -> UserError:
+    return UserError(
+        f'"{folder}" cannot be loaded as an encoder: {why}',
+        where="encoder.model",
+        mend="Give a folder or hub id of a BERT-like encoder.",
+    )
 
 
 def _keep_layers(backbone: Any, layers: tuple[int, ...]) -> None:
@@ -118,13 +133,33 @@ def _keep_layers(backbone: Any, layers: tuple[int, ...]) -> None:
         for name, child in parent.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 setattr(parent, name, nn.ModuleList(child[layer] for layer in layers))
-                backbone.config.num_hidden_layers = len(layers)
+                _describe_kept(backbone, layers)
                 return
     raise UserError(
         f"the layers of a {backbone.config.model_type} encoder are not found",
         where="encoder.layers",
         mend="Leave `layers` out to keep all of them.",
     )
+
+
+def _describe_kept(backbone: Any, layers: tuple[int, ...]) -> None:
+    """Make the configuration that of the kept layers, so that what is saved loads again as it is."""
+    from transformers import AutoModel
+
+    config, before = backbone.config, backbone.config.num_hidden_layers
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):  # full or sliding attention, by layer
+        config.layer_types = [config.layer_types[layer] for layer in layers]
+    with torch.device("meta"):
+        loaded = AutoModel.from_config(config).state_dict().keys()
+    if {key for key in backbone.state_dict() if not key.startswith("pooler.")} - set(loaded):
+        first = min(set(range(before)) - set(layers))
+        raise UserError(
+            f"a {config.model_type} encoder of layers {', '.join(map(str, layers))} alone cannot be saved and loaded "
+            "again",
+            where="encoder.layers",
+            mend=f"Keep layer {first}.",
+        )
 
 
 def save_encoder(encoder: BiEncoder, folder: Path, *, tokenizer: Path, max_tokens: int) -> None:
@@ -165,7 +200,8 @@ def save_encoder(encoder: BiEncoder, folder: Path, *, tokenizer: Path, max_token
     ]
     _write_json(folder / "modules.json", entries)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
-    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    similarity = "cosine" if encoder.normalize else "dot"  # search ranks by the inner product
+    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": similarity})
 
 
 def _save_pooler(encoder: BiEncoder, folder: Path) -> None:

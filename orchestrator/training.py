@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ class Validated(NamedTuple):
 
 @dataclass
 class Meter:
-    """What a run has used so far, on all ranks; kept in its checkpoints."""
+    """What a run has used so far: this rank's counts, or in a checkpoint those of all ranks together."""
 
     training_seconds: float = 0.0
     validation_seconds: float = 0.0
@@ -50,13 +50,22 @@ class Meter:
     validation: TokenCount = field(default_factory=TokenCount)
 
     @classmethod
-    def from_counters(cls, counters: dict[str, object]) -> Meter:
-        """The inverse of `asdict`."""
-        values = {k: TokenCount(**v) if isinstance(v, dict) else v for k, v in counters.items()}
-        return cls(**values)  # type: ignore[arg-type]
+    def from_counters(cls, counters: dict[str, Any], group: Group) -> Meter:
+        """What a checkpoint holds; rank 0 goes on counting from it and the others from 0."""
+        kept = {name: counters[name] if group.rank == 0 else {} for name in ("training", "validation")}
+        return cls(**{**counters, **{name: TokenCount(**count) for name, count in kept.items()}})
 
-    def costs(self, point: Progress, device: str, devices: int, group: Group) -> Costs:
-        """Ledger entries of training and validation up to a point, all ranks together; every rank must ask."""
+    def of_all(self, group: Group) -> Meter:
+        """The counts of all ranks together; every rank must ask."""
+
+        def total(count: TokenCount) -> TokenCount:
+            tokens, padded = int(group.total(count.tokens)), int(group.total(count.padded))
+            return TokenCount(tokens, padded, group.total(count.flops))
+
+        return replace(self, training=total(self.training), validation=total(self.validation))
+
+    def costs(self, point: Progress, device: str, devices: int) -> Costs:
+        """Ledger entries of training and validation up to a point."""
 
         def cost(stage: str, seconds: float, examples: int, count: TokenCount) -> Cost:
             return Cost(
@@ -66,8 +75,8 @@ class Meter:
                 device_seconds=seconds * devices,
                 wall_seconds=seconds,
                 examples=examples,
-                tokens=int(group.total(count.tokens)),
-                flops=group.total(count.flops),
+                tokens=count.tokens,
+                flops=count.flops,
             )
 
         return (
@@ -110,7 +119,7 @@ def train(
     start, meter = 0, Meter()
     if found := checkpoints.latest():
         found.restore(modules, optimizer)
-        start, meter = found.step, Meter.from_counters(found.counters)
+        start, meter = found.step, Meter.from_counters(found.counters, group)
 
     devices = group.size * (1 if encoding.device.type == "cuda" else torch.get_num_threads())
     validation_steps = validation_points(plan.total_steps, settings.validations)
@@ -170,13 +179,15 @@ def train(
                 validation=score,
                 diagnostics={name: float(value) for name, value in output.diagnostics.items()},
             )
-            report(point, meter.costs(point, encoding.device.type, devices, group) if at_validation else ())
+            used = meter.of_all(group)
+            report(point, used.costs(point, encoding.device.type, devices) if at_validation else ())
+            # Here and not between two points: the mean loss of the next point then has all its steps after a kill too.
+            due = time.monotonic() - saved_at >= settings.checkpoint_seconds
+            if group.rank == 0 and done < plan.total_steps and due:
+                checkpoints.save(done, modules, optimizer, asdict(used))
+                saved_at = time.monotonic()
         else:
             meter.training_seconds += time.perf_counter() - began
-
-        if group.rank == 0 and done < plan.total_steps and time.monotonic() - saved_at >= settings.checkpoint_seconds:
-            checkpoints.save(done, modules, optimizer, asdict(meter))
-            saved_at = time.monotonic()
 
 
 def validation_points(total_steps: int, validations: int) -> list[int]:

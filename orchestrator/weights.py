@@ -7,7 +7,6 @@ import importlib.util
 import logging
 import shutil
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from data import Store, UserError, file_digest, fingerprint
@@ -66,7 +65,7 @@ def locate(model: str) -> ModelFolder:
     path = Path(model).expanduser()
     if path.is_dir():
         return _checked(path, model)
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+    if path.exists() or model.startswith((".", "/", "~")) or not _is_hub_id(model):
         raise UserError(
             f'"{model}" is no model: neither a folder nor a hub id (owner/name)',
             where="encoder.model",
@@ -74,6 +73,17 @@ def locate(model: str) -> ModelFolder:
             "sentence-transformers/all-MiniLM-L6-v2.",
         )
     return _checked(_from_hub_cache(model) or _from_package(model) or _from_hub(model), model)
+
+
+def _is_hub_id(model: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return model.count("/") == 1
 
 
 def _checked(path: Path, model: str) -> ModelFolder:
@@ -87,7 +97,8 @@ def _checked(path: Path, model: str) -> ModelFolder:
 
 
 def _weights(path: Path) -> tuple[Path, ...]:
-    return path / "config.json", *sorted(path.glob("*.safetensors"))
+    index = path / "model.safetensors.index.json"  # of weights in several files
+    return path / "config.json", *sorted(path.glob("*.safetensors")), *([index] if index.is_file() else [])
 
 
 def _tokenizer(path: Path) -> tuple[Path, ...]:
@@ -98,7 +109,6 @@ _MEND = "Give a folder saved by transformers or sentence-transformers (config.js
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
 
 
-@cache
 def _digest(files: tuple[Path, ...]) -> str:
     return fingerprint({file.name: file_digest(file) for file in files})
 
@@ -119,10 +129,12 @@ def _from_package(model: str) -> Path | None:
     if known is None or importlib.util.find_spec(known.package) is None:
         return None
     path = Path(str(importlib.resources.files(known.package))) / known.folder
-    found = file_digest(path / "model.safetensors")
+    weights = path / "model.safetensors"
+    found = file_digest(weights) if weights.is_file() else None
     if found != known.sha256:
+        how = f"sha256 {found}, not {known.sha256}" if found else f"it has no {known.folder}/{weights.name}"
         raise UserError(
-            f"the package {known.package} does not carry the weights of {model}: sha256 {found}, not {known.sha256}",
+            f"the package {known.package} does not carry the weights of {model}: {how}",
             where="encoder.model",
             mend="Install the version that constraints.txt pins.",
         )
