@@ -78,7 +78,7 @@ def trials_of(workspace: Workspace, runs: Sequence[RunSpec]) -> tuple[Trial, ...
     def trial(run: RunSpec) -> Trial:
         stage = stage_of(workspace, run)
         if stage.done:
-            return read_trial(stage)
+            return read_trial(stage, run)
         return record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
 
     return tuple(trial(run) for run in runs)
