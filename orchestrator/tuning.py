@@ -93,7 +93,9 @@ def concurrency(experiment: Experiment, size: WorkerSize, available: Resources) 
     """How many trials can run side by side on what there is, so that none waits for a part of what it needs."""
     workers = experiment.scaling.workers
     by_cpu = available.cpus // (workers * size.cpus)
-    by_gpu = int(available.gpus / (workers * size.gpus)) if size.gpus else by_cpu
+    by_gpu = by_cpu
+    if size.gpus:
+        by_gpu = int(round(available.gpus / (workers * size.gpus), 6))  # 3 × 0.1 is a little more than 0.3
     return max(1, min(by_cpu, by_gpu))
 
 
