@@ -138,4 +138,15 @@ def worker_size(experiment: Experiment, available: Resources) -> WorkerSize:
             where="scaling.gpus_per_worker",
             mend="Set scaling.gpus_per_worker to 0 to train on CPUs." if not available.gpus else "Ask for fewer.",
         )
+    # What there is in all may lie on several machines, and a worker runs on one.
+    for key, unit, needed, largest in (
+        ("cpus_per_worker", "CPUs", cpus, available.node_cpus),
+        ("gpus_per_worker", "GPUs", gpus, available.node_gpus),
+    ):
+        if needed > largest and not _autoscales():
+            raise UserError(
+                f"a worker of {needed:g} {unit} fits no machine: the largest has {largest:g}",
+                where=f"scaling.{key}",
+                mend=f"Set it to {largest:g} or less.",
+            )
     return WorkerSize(cpus, gpus)

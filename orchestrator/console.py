@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Display:
         """A line that stays, with the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
         self._wrote = time.monotonic()
-        self._progress.console.print(f"[dim]{minutes:2d}:{seconds:02d}[/dim]  {text}")
+        self._progress.console.print(f"[dim]{minutes:2d}:{seconds:02d}[/dim]  {escape(text)}")
 
     def shards(self, stage: str, done: int, total: int) -> None:
         """A stage made in shards: a bar, and a line when it is complete."""

@@ -32,7 +32,7 @@ def run_distributed(
 
     stage = stage_of(workspace, run)
     if stage.done:
-        for point in read_trial(stage).curve:
+        for point in read_trial(stage, run).curve:
             if point.validation is not None:
                 report(point)
         return

@@ -29,7 +29,7 @@ class RunSpec:
     @property
     def name(self) -> str:
         """`static-margin target=0.3`, or the row alone for a run without knobs."""
-        return " ".join([self.row, *(f"{knob}={value:g}" for knob, value in self.knobs.items())])
+        return " ".join([self.row, *(f"{knob}={value:.15g}" for knob, value in self.knobs.items())])
 
     def build_loss(self) -> Loss:
         """The loss that this run minimises."""

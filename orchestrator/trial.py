@@ -60,9 +60,9 @@ def run_trial(
         else:
             _train(workspace, run, stage.partial, report, group)
         group.wait()
-        reported = read_trial(stage).curve[-1:]
+        reported = read_trial(stage, run).curve[-1:]
     else:
-        reported = read_trial(stage).curve
+        reported = read_trial(stage, run).curve
     for point in reported:
         if point.validation is not None:
             report(point)
@@ -80,7 +80,7 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
         if point.step <= known_steps:
             return  # gone over again after a kill; the journal has it
         if group.rank == 0:
-            journal.append(Entry(point, tuple(replace(cost, recipe=run.row, trial=run.name) for cost in costs)))
+            journal.append(Entry(point, costs))
         _pass_on(point, plan.total_steps, report)
 
     encoder = workspace.load_encoder()
@@ -114,16 +114,11 @@ def _save(workspace: Workspace, encoder: BiEncoder, trial: Trial, partial: Path)
     Checkpoints(partial / "checkpoints").clear()
 
 
-def read_trial(stage: Stage) -> Trial:
-    """The record of a finished run."""
+def read_trial(stage: Stage, run: RunSpec) -> Trial:
+    """The record of a finished run, under the name of the one that asks: another row may have made it."""
     trial = trial_from_json(json.loads((stage.path / RECORD).read_text(encoding="utf-8")))
-    return replace(trial, model=str(stage.path / MODEL))
-
-
-def relabelled(trial: Trial, run: RunSpec) -> Trial:
-    """A trial under the names of a run that has the same inputs: rows of two experiments may share one."""
-    costs = tuple(replace(cost, recipe=run.row, trial=run.name) for cost in trial.costs)
-    return replace(trial, name=run.name, parameters=run.knobs, costs=costs)
+    model = str(stage.path / MODEL)
+    return replace(trial, name=run.name, parameters=run.knobs, costs=_of(run, trial.costs), model=model)
 
 
 def record(run: RunSpec, entries: list[Entry], state: str) -> Trial:
@@ -135,8 +130,12 @@ def record(run: RunSpec, entries: list[Entry], state: str) -> Trial:
         state=state,
         validation=validated[-1].point.validation or 0.0 if validated else 0.0,
         curve=tuple(entry.point for entry in entries),
-        costs=validated[-1].costs if validated else (),
+        costs=_of(run, validated[-1].costs) if validated else (),
     )
+
+
+def _of(run: RunSpec, costs: Costs) -> Costs:
+    return tuple(replace(cost, recipe=run.row, trial=run.name) for cost in costs)
 
 
 class Entry(NamedTuple):

@@ -17,7 +17,7 @@ from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment, RecipeSettings
 from orchestrator.records import Progress, Trial
 from orchestrator.runs import RunSpec
-from orchestrator.trial import JOURNAL, Journal, read_trial, record, relabelled, run_trial, stage_of
+from orchestrator.trial import JOURNAL, Journal, read_trial, record, run_trial, stage_of
 from orchestrator.workspace import Opened, Workspace
 
 METRIC = "validation"
@@ -86,7 +86,7 @@ def trials_of(workspace: Workspace, runs: Sequence[RunSpec]) -> tuple[Trial, ...
     def trial(run: RunSpec) -> Trial:
         stage = stage_of(workspace, run)
         if stage.done:
-            return relabelled(read_trial(stage), run)
+            return read_trial(stage, run)
         return record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
 
     return tuple(trial(run) for run in runs)
@@ -101,7 +101,9 @@ def concurrency(experiment: Experiment, size: WorkerSize, available: Resources) 
     """How many trials can run side by side on what there is, so that none waits for a part of what it needs."""
     workers = experiment.scaling.workers
     by_cpu = available.cpus // (workers * size.cpus)
-    by_gpu = int(available.gpus / (workers * size.gpus)) if size.gpus else by_cpu
+    by_gpu = by_cpu
+    if size.gpus:
+        by_gpu = int(round(available.gpus / (workers * size.gpus), 6))  # 3 × 0.1 is a little more than 0.3
     return max(1, min(by_cpu, by_gpu))
 
 

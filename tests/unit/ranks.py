@@ -143,9 +143,9 @@ def main() -> None:
             if name in globals():
                 globals()[name](Group(), folder)
             else:
-                import training_ranks
+                import tiny_training
 
-                getattr(training_ranks, name)(Group(), folder)
+                getattr(tiny_training, name)(Group(), folder)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-WORDS = 60  # ids from 5 on are words in the tiny tokenizer: 0-4 are [PAD] [UNK] [CLS] [SEP] [MASK]
+torch.set_num_threads(1)  # models as small as these gain nothing from a second thread, and lose on a busy machine
+
 LAYERS = 4
 
 
