@@ -254,12 +254,14 @@ class _job:  # noqa: N801 - reads as a verb: with _job(…) as job
             self._display.__exit__(None, None, None)
             raise
 
-    def __exit__(self, *exception: Any) -> None:
-        self._display.__exit__(*exception)
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        self._display.__exit__(kind, *exception)
         if "ray" in sys.modules:
             import ray
 
             ray.shutdown()
+        if kind is KeyboardInterrupt:
+            typer.echo("interrupted; run the same command again to go on", err=True)
 
 
 def _load(path: Path, overrides: list[str] | None) -> Experiment:
