@@ -152,6 +152,8 @@ def export(
     trained = {name: r.winning_trial.model for name, r in results.items() if r.winning_trial and r.winning_trial.model}
     if row not in trained:
         raise UserError(f'there is no trained row "{row}"', mend=f"Rows: {', '.join(trained)}.")
+    if not Path(trained[row]).is_dir():
+        raise UserError(f"the encoder of {row} is not at {trained[row]}", mend=f"Run: stillhouse compare {experiment}")
     if folder.exists():
         raise UserError(f"{folder} is there already", mend="Give a new folder.")
     partial = folder.with_name(folder.name + ".partial")

@@ -7,7 +7,7 @@ import logging
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from orchestrator.evaluation import Evaluated, Model, evaluate_all, trained_mode
 from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
-from orchestrator.trial import Entry, stage_of
+from orchestrator.trial import MODEL, Entry, stage_of
 from orchestrator.tuning import run_all, trials_of, winner_of
 from orchestrator.watch import Watch
 from orchestrator.workspace import Workspace
@@ -125,7 +125,11 @@ class Job:
 
         folder = self.search_stage(row, runs).build(write)
         values = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
-        return tuple(trial_from_json(value) for value in values)
+        models = [str(stage_of(self.workspace, run).path / MODEL) for run in runs]  # where the store is now
+        trials = [trial_from_json(value) for value in values]
+        return tuple(
+            replace(trial, model=model if trial.model else None) for trial, model in zip(trials, models, strict=True)
+        )
 
     def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
         """The untrained encoder and each row's winner on the test split."""

@@ -23,7 +23,7 @@ from orchestrator.cluster import WorkerSize
 from orchestrator.group import Group
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec
-from orchestrator.trial import run_trial, stage_of
+from orchestrator.trial import read_trial, run_trial, stage_of
 from orchestrator.tuning import COORDINATOR_CPUS, prepare_process, refusal, score, worker_workspace
 from orchestrator.workspace import Opened
 
@@ -39,13 +39,18 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any], opened: Opened, size: WorkerSize, runs: Sequence[RunSpec]) -> None:
-        """Start the workers."""
+        """Start the workers, unless the run is finished."""
         run = runs[config["run"]]
         self._stage = stage_of(worker_workspace(opened), run)
-        _release(self._stage)  # what an attempt that was lost left behind
-        self._gate = ray.remote(num_cpus=0)(Gate).remote()
         self._ended: Future[None] = Future()
         self._seen = self._step = 0
+        self._known: list[Progress] = []
+        if self._stage.done:
+            self._known = [point for point in read_trial(self._stage).curve if point.validation is not None]
+            self._ended.set_result(None)
+            return
+        _release(self._stage)  # what an attempt that was lost left behind
+        self._gate = ray.remote(num_cpus=0)(Gate).remote()
         trainer = _trainer({"opened": opened, "run": run, "size": size, "gate": self._gate}, self._stage)
 
         def fit() -> None:
@@ -59,7 +64,9 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """The next validation; at the end of the run the last one again, marked as done."""
-        if self._seen:
+        if self._known:
+            return self._score(self._known.pop(0))
+        if self._seen and not self._ended.done():
             ray.get(self._gate.answer.remote(True))
         while not self._ended.done():
             said = ray.get(self._gate.listen.remote())
@@ -68,12 +75,15 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
             if said is None:
                 continue
             if said.step > self._step:
-                self._seen, self._step = self._seen + 1, said.step
-                self._last = score(said, self._seen)
-                return self._last
+                return self._score(said)
             ray.get(self._gate.answer.remote(True))  # said again, by workers that took the place of lost ones
         self._ended.result()
         return {**self._last, "done": True}
+
+    def _score(self, point: Progress) -> dict[str, Any]:
+        self._seen, self._step = self._seen + 1, point.step
+        self._last = score(point, self._seen)
+        return self._last
 
     def cleanup(self) -> None:
         """Let the workers end, if the run has not."""
