@@ -8,7 +8,7 @@ from data.collection import Collection, Qrels, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
 from data.negatives import NegativeSource, RandomNegatives, RankedNegatives
-from data.plan import Batch, BatchPlan, Examples
+from data.plan import Batch, BatchPlan, Examples, check_batch_size
 from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
 from data.store import Stage, Store, build_together, file_digest, fingerprint
@@ -29,6 +29,7 @@ __all__ = [
     "TokenShards",
     "UserError",
     "build_together",
+    "check_batch_size",
     "file_digest",
     "fingerprint",
     "load",

@@ -55,6 +55,16 @@ class Batch(NamedTuple):
         return Batch(self.queries[share], self.positives[share], self.negatives[share])
 
 
+def check_batch_size(batch_size: int, examples: int) -> None:
+    """Raises UserError where so many examples make no whole batch."""
+    if batch_size > examples:
+        raise UserError(
+            f"a batch of {batch_size:,} is more than the {examples:,} training examples",
+            where="training.batch_size",
+            mend=f"Lower it to {examples:,} or less.",
+        )
+
+
 class BatchPlan:
     """The batches of a training run.
 
@@ -64,12 +74,7 @@ class BatchPlan:
     """
 
     def __init__(self, examples: Examples, negatives: NegativeSource, batch_size: int, epochs: int, seed: int) -> None:
-        if batch_size > len(examples):
-            raise UserError(
-                f"a batch of {batch_size:,} is more than the {len(examples):,} training examples",
-                where="training.batch_size",
-                mend=f"Lower it to {len(examples):,} or less.",
-            )
+        check_batch_size(batch_size, len(examples))
         self.examples, self.negatives = examples, negatives
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,17 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         # Absolute, because a Ray worker has a working directory of its own.
         object.__setattr__(self, "root", Path(root).absolute())
+
+    def check(self) -> None:
+        """Make the folder if it is not there. Raises UserError where nothing can be written in it."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise full_disk(error, self.root) or UserError(
+                f"{self.root} is no folder that can be written: {error.strerror}", where="store", mend="Name another."
+            ) from error
 
     def stage(self, name: str, version: int, inputs: Mapping[str, Json]) -> Stage:
         """The stage `name` for these inputs. Raise `version` whenever the same inputs would make something else."""

@@ -152,6 +152,8 @@ def export(
     trained = {name: r.winning_trial.model for name, r in results.items() if r.winning_trial and r.winning_trial.model}
     if row not in trained:
         raise UserError(f'there is no trained row "{row}"', mend=f"Rows: {', '.join(trained)}.")
+    if not Path(trained[row]).is_dir():
+        raise UserError(f"the encoder of {row} is not at {trained[row]}", mend=f"Run: stillhouse compare {experiment}")
     if folder.exists():
         raise UserError(f"{folder} is there already", mend="Give a new folder.")
     partial = folder.with_name(folder.name + ".partial")
@@ -254,12 +256,14 @@ class _job:  # noqa: N801 - reads as a verb: with _job(…) as job
             self._display.__exit__(None, None, None)
             raise
 
-    def __exit__(self, *exception: Any) -> None:
-        self._display.__exit__(*exception)
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        self._display.__exit__(kind, *exception)
         if "ray" in sys.modules:
             import ray
 
             ray.shutdown()
+        if kind is KeyboardInterrupt:
+            typer.echo("interrupted; run the same command again to go on", err=True)
 
 
 def _load(path: Path, overrides: list[str] | None) -> Experiment:

@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end as if the search were over
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 # With clusters switched off a local Ray has the address 127.0.0.1 and its servers listen there alone; otherwise they
@@ -62,7 +63,9 @@ def connect() -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if not address:
         # A small object store: data travels by files of the store, not through Ray.
-        options |= {"num_cpus": local_cpus(), "include_dashboard": False, "object_store_memory": 256 * 1024**2}
+        # "local", or it would find a cluster that `ray start` left on this machine.
+        options |= {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
+        options |= {"object_store_memory": 256 * 1024**2}
     try:
         with _quiet():
             ray.init(**options)
@@ -143,7 +146,7 @@ def worker_size(experiment: Experiment, available: Resources) -> WorkerSize:
         ("cpus_per_worker", "CPUs", cpus, available.node_cpus),
         ("gpus_per_worker", "GPUs", gpus, available.node_gpus),
     ):
-        if needed > largest and not _autoscales():
+        if needed > largest:
             raise UserError(
                 f"a worker of {needed:g} {unit} fits no machine: the largest has {largest:g}",
                 where=f"scaling.{key}",

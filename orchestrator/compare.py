@@ -7,12 +7,12 @@ import logging
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from data import Qrels, Stage, UserError, fingerprint
+from data import Qrels, Stage, fingerprint
 from data.store import Json, manifest
 from orchestrator import cluster, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
@@ -21,7 +21,7 @@ from orchestrator.evaluation import Evaluated, Model, evaluate_all, trained_mode
 from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
-from orchestrator.trial import Entry, stage_of
+from orchestrator.trial import MODEL, Entry, stage_of
 from orchestrator.tuning import run_all, trials_of, winner_of
 from orchestrator.watch import Watch
 from orchestrator.workspace import Workspace
@@ -46,6 +46,7 @@ class Job:
         self.experiment = experiment
         self.display = display
         self.workspace = Workspace(experiment, self._connect, display.shards)
+        self.workspace.store.check()
         self.available = cluster.resources()
         self.size = cluster.worker_size(experiment, self.available)
         self.tracker = Tracker(experiment.tracking.uri, experiment.tracking.experiment)
@@ -56,7 +57,7 @@ class Job:
             cluster.connect()
 
     def prepare(self) -> None:
-        """Everything before training. Refuses here what would fail later, so that nothing is computed in vain."""
+        """Read and check the collection and the experiment, and tokenize."""
         workspace, experiment = self.workspace, self.experiment
         collection = workspace.collection
         training, validation = workspace.split
@@ -65,16 +66,7 @@ class Job:
             f"collection {experiment.collection.path}: {collection.documents.num_rows:,} documents, "
             f"{_queries(training):,} training, {_queries(validation):,} validation and {tests:,} test queries"
         )
-        workspace.load_encoder()
-        workers = experiment.scaling.workers
-        for row in experiment.recipes:
-            batch_size = experiment.training_for(row).batch_size
-            if batch_size % workers:
-                raise UserError(
-                    f"a batch of {batch_size} cannot be shared equally by {workers} workers",
-                    where="training.batch_size",
-                    mend=f"Make it a multiple of {workers}.",
-                )
+        workspace.check()
         tokens = workspace.tokens
         for field, shards in (("queries", tokens.queries), ("documents", tokens.documents)):
             share = shards.truncated / len(shards)
@@ -133,7 +125,11 @@ class Job:
 
         folder = self.search_stage(row, runs).build(write)
         values = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
-        return tuple(trial_from_json(value) for value in values)
+        models = [str(stage_of(self.workspace, run).path / MODEL) for run in runs]  # where the store is now
+        trials = [trial_from_json(value) for value in values]
+        return tuple(
+            replace(trial, model=model if trial.model else None) for trial, model in zip(trials, models, strict=True)
+        )
 
     def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
         """The untrained encoder and each row's winner on the test split."""

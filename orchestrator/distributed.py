@@ -1,66 +1,140 @@
-"""A training run on several workers: Ray Train around the training core."""
+"""A training run on several workers: Ray Train around the training core, in a trial of Ray Tune.
+
+Rank 0 offers every validated point to the trial and waits until Tune has decided on it, so a run that is ended early
+has come no further than it would have on one worker. All ranks then end of their own accord, and the trial waits for
+them. That is why the trial is a `Trainable` with a `cleanup` and no function, which Tune ends without asking.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray import tune
+
 from data import Stage, UserError
 from orchestrator.cluster import WorkerSize
+from orchestrator.group import Group
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec
 from orchestrator.trial import read_trial, run_trial, stage_of
-from orchestrator.workspace import Opened, Workspace
+from orchestrator.tuning import COORDINATOR_CPUS, prepare_process, refusal, score, worker_workspace
+from orchestrator.workspace import Opened
 
 PLACEMENT = "placement-group"  # the file with the id of what a run's worker group holds
+LISTEN_SECONDS = 0.5
+ENDING_SECONDS = 60.0
 
 
-def run_distributed(
-    workspace: Workspace, run: RunSpec, opened: Opened, size: WorkerSize, report: Callable[[Progress], None]
-) -> None:
-    """Train one run on `scaling.workers` workers; called in a Tune trial, to which every validation is reported.
+class DistributedTrial(tune.Trainable):  # type: ignore[misc]
+    """Trains one run on `scaling.workers` workers; every step of the trial is a validation of the run.
 
     A worker that is lost ends the trial; Tune starts it again, and the run goes on from its newest checkpoint.
     """
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
 
-    from orchestrator.tuning import COORDINATOR_CPUS
+    def setup(self, config: dict[str, Any], opened: Opened, size: WorkerSize, runs: Sequence[RunSpec]) -> None:
+        """Start the workers, unless the run is finished."""
+        run = runs[config["run"]]
+        self._stage = stage_of(worker_workspace(opened), run)
+        self._ended: Future[None] = Future()
+        self._seen = self._step = 0
+        self._known: list[Progress] = []
+        if self._stage.done:
+            self._known = [point for point in read_trial(self._stage, run).curve if point.validation is not None]
+            self._ended.set_result(None)
+            return
+        _release(self._stage)  # what an attempt that was lost left behind
+        self._gate = ray.remote(num_cpus=0)(Gate).remote()
+        trainer = _trainer({"opened": opened, "run": run, "size": size, "gate": self._gate}, self._stage)
 
-    stage = stage_of(workspace, run)
-    if stage.done:
-        for point in read_trial(stage, run).curve:
-            if point.validation is not None:
-                report(point)
-        return
-    release(stage)  # what an attempt that was lost left behind
-    workers = workspace.experiment.scaling.workers
-    held = {"CPU": size.cpus - COORDINATOR_CPUS / workers}
-    TorchTrainer(
-        _worker,
-        train_loop_config={"opened": opened, "run": run, "size": size},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=size.gpus > 0,
-            resources_per_worker=held | ({"GPU": size.gpus} if size.gpus else {}),
-        ),
-        torch_config=TorchConfig(backend="nccl" if size.gpus else "gloo"),
-        run_config=RunConfig(
-            name=uuid.uuid4().hex,  # under a name that it knows Ray would resume; the store does that
-            storage_path=str(_folder(stage)),
-            callbacks=[TuneReportCallback()],
-        ),
-    ).fit()
+        def fit() -> None:
+            try:
+                trainer.fit()
+                self._ended.set_result(None)
+            except BaseException as error:  # raised by step, in the trial's own thread
+                self._ended.set_exception(error)
+
+        threading.Thread(target=fit, name="ray-train", daemon=True).start()
+
+    def step(self) -> dict[str, Any]:
+        """The next validation; at the end of the run the last one again, marked as done."""
+        if self._known:
+            return self._score(self._known.pop(0))
+        if self._seen and not self._ended.done():
+            ray.get(self._gate.answer.remote(True))
+        while not self._stage.done or not self._ended.done():
+            ended = self._ended.done()  # asked first, so that what was said before the end is heard
+            said = ray.get(self._gate.listen.remote())
+            if isinstance(said, UserError):
+                return refusal(said, self._seen)
+            if isinstance(said, Progress) and said.step > self._step:
+                return self._score(said)
+            if isinstance(said, Progress):  # said again, by workers that took the place of lost ones
+                ray.get(self._gate.answer.remote(True))
+            elif ended:
+                break
+        self._ended.result()
+        return {**self._last, "done": True}
+
+    def _score(self, point: Progress) -> dict[str, Any]:
+        self._seen, self._step = self._seen + 1, point.step
+        self._last = score(point, self._seen)
+        return self._last
+
+    def cleanup(self) -> None:
+        """Let the workers end, if the run has not."""
+        if not self._ended.done():
+            ray.get(self._gate.answer.remote(False))
+            wait([self._ended], ENDING_SECONDS)
+        _release(self._stage)
 
 
-def release(stage: Stage) -> None:
+class Gate:
+    """An actor between the workers of a run and their trial."""
+
+    def __init__(self) -> None:
+        self._points: asyncio.Queue[Progress] = asyncio.Queue()
+        self._answers: asyncio.Queue[bool] = asyncio.Queue()
+        self._refusal: UserError | None = None
+
+    async def offer(self, point: Progress) -> bool:
+        """For rank 0: whether to go on after a point, once the trial has answered."""
+        self._points.put_nowait(point)
+        return await self._answers.get()
+
+    async def refuse(self, error: UserError) -> None:
+        """For any rank: what the user has to mend before there is any sense in going on."""
+        self._refusal = self._refusal or error
+
+    async def listen(self) -> Progress | UserError | None:
+        """For the trial: a point that waits for an answer, or a refusal; None where there is neither for a while."""
+        if self._refusal is None:
+            try:
+                return await asyncio.wait_for(self._points.get(), LISTEN_SECONDS)
+            except TimeoutError:
+                pass
+        return self._refusal
+
+    async def answer(self, go_on: bool) -> None:
+        """For the trial: the answer to the point that it heard last."""
+        self._answers.put_nowait(go_on)
+
+
+class _EndedEarly(Exception):  # noqa: N818 - no error
+    """The scheduler has ended the run early."""
+
+
+def _release(stage: Stage) -> None:
     """Give back what the worker group of a run holds, if it is still there.
 
     Ray Train leaves that to an actor which asks the dashboard whether the run is still alive; where there is no
-    dashboard, a trial that Tune has ended would hold its CPUs for ever, and the next one wait for them.
+    dashboard, a worker group whose trial was lost would hold its CPUs for ever, and the next one wait for them.
     """
     from ray._raylet import PlacementGroupID
     from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -75,26 +149,48 @@ def _folder(stage: Stage) -> Path:
     return stage.root / "ray-train" / stage.fingerprint
 
 
+def _trainer(config: dict[str, Any], stage: Stage) -> Any:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    size, workers = config["size"], worker_workspace(config["opened"]).experiment.scaling.workers
+    held = {"CPU": size.cpus - COORDINATOR_CPUS / workers}
+    return TorchTrainer(
+        _worker,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=size.gpus > 0,
+            resources_per_worker=held | ({"GPU": size.gpus} if size.gpus else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if size.gpus else "gloo"),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,  # under a name that it knows Ray would resume; the store does that
+            storage_path=str(_folder(stage)),
+        ),
+    )
+
+
 def _worker(config: dict[str, Any]) -> None:
-    from ray import train
     from ray.util import get_current_placement_group
 
-    from orchestrator.tuning import METRIC, TIME, prepare_process, worker_workspace
-
-    seen = 0
+    gate, group = config["gate"], Group()
 
     def report(point: Progress) -> None:
-        nonlocal seen
-        seen += 1
-        train.report({METRIC: point.validation, TIME: seen})
+        ended = group.rank == 0 and not ray.get(gate.offer.remote(point))
+        if group.total(float(ended)):
+            raise _EndedEarly
 
     prepare_process(config["size"])
     workspace = worker_workspace(config["opened"])
-    if train.get_context().get_world_rank() == 0:
+    if group.rank == 0:
         placement = get_current_placement_group()
         assert placement is not None
         (_folder(stage_of(workspace, config["run"])) / PLACEMENT).write_text(placement.id.hex())
     try:
-        run_trial(workspace, config["run"], report)
+        run_trial(workspace, config["run"], report, group)
     except UserError as error:
-        raise RuntimeError(str(error)) from error
+        ray.get(gate.refuse.remote(error))
+        raise  # the other ranks may be waiting for this one: all of them have to end
+    except _EndedEarly:
+        return

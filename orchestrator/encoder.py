@@ -52,6 +52,15 @@ class BiEncoder(nn.Module):
         return self.backbone.config
 
     @property
+    def max_tokens(self) -> int | None:
+        """The longest sequence that it has positions for; None where positions are relative."""
+        for name, module in self.backbone.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                # RoBERTa and its kin count positions from behind the padding's id.
+                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        return None
+
+    @property
     def dimension(self) -> int:
         """D, the length of a vector."""
         return int(self.config.hidden_size)

@@ -32,6 +32,7 @@ def describe(experiment: Experiment) -> list[Planned]:
     """
     job = Job(experiment, Display())
     workspace, collection = job.workspace, job.workspace.collection
+    workspace.check()
     training, validation = workspace.split
     lines = [
         Planned(

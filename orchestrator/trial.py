@@ -168,11 +168,12 @@ class Journal:
 
     def tail(self, offset: int) -> tuple[list[Entry], int]:
         """The whole lines from byte `offset` on, and the offset after them; for those who watch a run."""
-        if not self.path.exists():
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                content = file.read()
+        except FileNotFoundError:  # not begun; or its stage has been renamed while it was looked at
             return [], offset
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            content = file.read()
         whole = content.rfind(b"\n") + 1
         values = [json.loads(line) for line in content[:whole].splitlines()]
         entries = [Entry(Progress(**value["point"]), costs_from_json(value["costs"])) for value in values]

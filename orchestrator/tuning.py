@@ -44,19 +44,17 @@ def run_all(
     from ray import tune
 
     experiment = workspace.experiment
-
-    def over(run: RunSpec) -> None:
-        if experiment.scaling.workers > 1:
-            from orchestrator.distributed import release
-
-            release(stage_of(workspace, run))
-        on_over(run)
-
     held = tune.PlacementGroupFactory([_held(experiment, size)])
-    trainable = partial(_trainable, opened=workspace.opened, size=size, runs=tuple(runs))
+    arguments: dict[str, Any] = {"opened": workspace.opened, "size": size, "runs": tuple(runs)}
+    if experiment.scaling.workers > 1:
+        from orchestrator.distributed import DistributedTrial
+
+        trainable = tune.with_parameters(DistributedTrial, **arguments)
+    else:
+        trainable = _named(partial(_trainable, **arguments))
     with tempfile.TemporaryDirectory(prefix="stillhouse-tune-") as scratch:
         results = tune.Tuner(
-            tune.with_resources(_named(trainable), held),
+            tune.with_resources(trainable, held),
             param_space={"run": tune.grid_search(list(range(len(runs))))},
             tune_config=tune.TuneConfig(
                 metric=METRIC,
@@ -70,7 +68,9 @@ def run_all(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=2),
-                callbacks=[_ends(lambda run: over(runs[run]))],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run keeps its own
+                stop=_refused(),
+                callbacks=[_ends(lambda run: on_over(runs[run]))],
             ),
         ).fit()
     for result in results:
@@ -129,20 +129,23 @@ def _trainable(config: dict[str, Any], opened: Opened, size: WorkerSize, runs: t
     def report(point: Progress) -> None:
         nonlocal seen
         seen += 1
-        tune.report({METRIC: point.validation, TIME: seen})
+        tune.report(score(point, seen))
 
     try:
-        workspace = worker_workspace(opened)
-        if workspace.experiment.scaling.workers > 1:
-            from orchestrator.distributed import run_distributed
-
-            run_distributed(workspace, run, opened, size, report)
-        else:
-            prepare_process(size)
-            run_trial(workspace, run, report)
+        prepare_process(size)
+        run_trial(worker_workspace(opened), run, report)
     except UserError as error:
-        # Tune would try again; the driver raises it instead.
-        tune.report({METRIC: 0.0, TIME: seen, "what": error.what, "where": error.where, "mend": error.mend})
+        tune.report(refusal(error, seen))
+
+
+def score(point: Progress, seen: int) -> dict[str, Any]:
+    """What Tune is told of a validated point, the `seen`th of its run."""
+    return {METRIC: point.validation, TIME: seen}
+
+
+def refusal(error: UserError, seen: int) -> dict[str, Any]:
+    """What Tune is told of a run that met what the user can mend: raised, it would be tried again."""
+    return {METRIC: 0.0, TIME: seen, "what": error.what, "where": error.where, "mend": error.mend, "done": True}
 
 
 @lru_cache(maxsize=1)
@@ -157,6 +160,23 @@ def prepare_process(size: WorkerSize) -> None:
 
     torch.set_num_threads(size.cpus)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _refused() -> Any:
+    """Ends everything at the first refusal: the driver is going to raise it."""
+    from ray.tune import Stopper
+
+    class Refused(Stopper):  # type: ignore[misc]
+        refused = False
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            self.refused = self.refused or "what" in result
+            return self.refused
+
+        def stop_all(self) -> bool:
+            return self.refused
+
+    return Refused()
 
 
 def _ends(on_end: Callable[[int], None]) -> Any:

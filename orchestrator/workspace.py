@@ -85,7 +85,15 @@ class Workspace:
     @cached_property
     def test_qrels(self) -> Qrels:
         """The judgments of the test split; only the final evaluation asks for them."""
-        return self.qrels(self.experiment.collection.test_split, "test_split")
+        split = self.experiment.collection.test_split
+        qrels = self.qrels(split, "test_split")
+        if not len(qrels.relevant):
+            raise UserError(
+                f'no query of "{split}" has a relevant document',
+                where="collection.test_split",
+                mend="Name a split with judgments above 0.",
+            )
+        return qrels
 
     @cached_property
     def split(self) -> tuple[Qrels, Qrels]:
@@ -99,6 +107,37 @@ class Workspace:
             )
         qrels = self.qrels(config.train_split, "train_split")
         return data.split_validation(qrels, config.validation, self.experiment.seed)
+
+    def check(self) -> None:
+        """Refuse what would fail later, before anything is computed in vain.
+
+        Raises:
+            UserError: the collection is too small for what is asked of it, or the encoder does not fit.
+        """
+        experiment, (training, _) = self.experiment, self.split
+        examples, workers = len(Examples.of(training)), experiment.scaling.workers
+        for row in experiment.recipes:
+            batch_size = experiment.training_for(row).batch_size
+            data.check_batch_size(batch_size, examples)
+            if batch_size % workers:
+                raise UserError(
+                    f"a batch of {batch_size} cannot be shared equally by {workers} workers",
+                    where="training.batch_size",
+                    mend=f"Make it a multiple of {workers}.",
+                )
+        if experiment.negatives.source == "random":
+            self.negatives  # noqa: B018 - refuses more than there are; to ask BM25 takes longer
+        self._check_pool()
+        self.test_qrels  # noqa: B018
+        longest = self.load_encoder().max_tokens
+        for key in ("query_tokens", "document_tokens"):
+            tokens = getattr(experiment.encoder, key)
+            if longest is not None and tokens > longest:
+                raise UserError(
+                    f"{tokens} tokens are more than the {longest} that this encoder takes",
+                    where=f"encoder.{key}",
+                    mend=f"Lower it to {longest} or less.",
+                )
 
     @cached_property
     def model(self) -> ModelFolder:
@@ -152,9 +191,14 @@ class Workspace:
         documents, size = self.collection.documents.num_rows, config.validation_pool
         if size is None or size >= documents:
             return np.arange(documents)
+        self._check_pool()
         ranked = self._bm25(np.unique(validation.query_row), 100)
+        return data.validation_pool(documents, validation, size, ranked, self.experiment.seed)
+
+    def _check_pool(self) -> None:
+        documents, size = self.collection.documents.num_rows, self.experiment.collection.validation_pool
         try:
-            return data.validation_pool(documents, validation, size, ranked, self.experiment.seed)
+            data.validation_pool(documents, self.split[1], size, None, self.experiment.seed)
         except UserError as error:
             raise UserError(error.what, where="collection.validation_pool", mend=error.mend) from None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tiny_flow
 
 # Read when Ray is first imported, here and in every process that a test starts.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -101,3 +102,15 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def beir(tmp_path: Path) -> Callable[..., Path]:
     """Write a BEIR folder some of whose files hold something else: `beir(corpus=...)`."""
     return lambda **files: write_beir(tmp_path / "mine", **files)
+
+
+@pytest.fixture(scope="session")
+def tiny_collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up collection on which training helps; not to be changed."""
+    return tiny_flow.write_collection(tmp_path_factory.mktemp("tiny") / "collection")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two small layers that knows the words of the made-up collection; not to be changed."""
+    return tiny_flow.write_model(tmp_path_factory.mktemp("tiny") / "model")

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def _in_the_repository(monkeypatch):
 def test_its_commands_exist_and_their_experiments_load(words):
     verb, experiment, *rest = words
     assert verb in typer.main.get_command(app).commands
-    overrides = [value for option, value in zip(rest, rest[1:], strict=False) if option == "--set"]
+    overrides = [value for option, value in pairwise(rest) if option == "--set"]
     assert load(experiment, overrides).recipes
 
 
