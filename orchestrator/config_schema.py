@@ -145,6 +145,7 @@ class TrainingSettings(Section):
     epochs: Annotated[int, Field(gt=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     warmup: Share = 0.1  # share of the steps
+    schedule: Literal["linear", "constant"] = "linear"  # of the learning rate after the warm-up: down to 0, or level
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] | None = 1.0  # norm of the gradient; None: as it is
     precision: Literal["bf16", "fp32"] = "bf16"

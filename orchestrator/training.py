@@ -130,7 +130,9 @@ def train(
         began = time.perf_counter()
         torch.manual_seed(plan.seed * 1_000_003 + step * group.size + group.rank)  # dropout, if any: pure in the step
         for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.learning_rate * schedule(step, plan.total_steps, settings.warmup)
+            parameters["lr"] = settings.learning_rate * learning_rate_factor(
+                step, plan.total_steps, settings.warmup, settings.schedule
+            )
 
         batch = plan.batch(step).part(group.rank, group.size)
         count = TokenCount()
@@ -195,11 +197,12 @@ def validation_points(total_steps: int, validations: int) -> list[int]:
     return sorted({math.ceil(total_steps * i / validations) for i in range(1, validations + 1)})
 
 
-def schedule(step: int, total_steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear from 0 over the warm-up share of the steps, then linear to 0."""
+def learning_rate_factor(step: int, total_steps: int, warmup: float, schedule: str = "linear") -> float:
+    """Factor of the learning rate: linear from 0 over the warm-up share of the steps, then linear to 0, or 1."""
     warm = warmup * total_steps
     rising = (step + 1) / warm if warm > 0 else 1.0
-    return max(0.0, min(1.0, rising, (total_steps - step) / max(1.0, total_steps - warm)))
+    falling = (total_steps - step) / max(1.0, total_steps - warm) if schedule == "linear" else 1.0
+    return max(0.0, min(1.0, rising, falling))
 
 
 def _optimizer(encoder: nn.Module, loss: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

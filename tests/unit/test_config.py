@@ -93,6 +93,7 @@ def test_minimal_experiment_has_every_default():
             "epochs": 2,
             "learning_rate": 2e-5,
             "warmup": 0.1,
+            "schedule": "linear",
             "weight_decay": 0.01,
             "clip": 1.0,
             "precision": "bf16",
@@ -222,7 +223,7 @@ def test_files_that_are_no_experiment(text, message):
         ("  batch_size: 32", "  batchsize: 32",
          '7: training.batchsize: "batchsize" is not a key here. Did you mean "batch_size"?'),
         ("  batch_size: 32", "  optimizer: adam",
-         '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, epochs, learning_rate, warmup, '
+         '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, epochs, learning_rate, warmup, schedule, '
          "weight_decay, clip, precision, token_budget, validations, checkpoint_seconds."),
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
         ("seed: 13", "seed: -1", "2: seed: must be at least 0, not -1"),
@@ -525,6 +526,7 @@ trainings = st.fixed_dictionaries(
         "epochs": counts,
         "learning_rate": positive,
         "warmup": shares,
+        "schedule": st.sampled_from(["linear", "constant"]),
         "weight_decay": st.floats(0, 1e9),
         "clip": st.none() | positive,
         "precision": st.sampled_from(["bf16", "fp32"]),

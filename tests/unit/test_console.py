@@ -63,7 +63,7 @@ def test_shards_leave_some_eight_lines(log: Log) -> None:
     with log.display:
         for done in range(33):
             log.display.shards("tokens of documents", done, 32)
-    assert log.lines == [f" 0:00  tokens of documents: {done}/32 shards" for done in range(0, 33, 4)]
+    assert log.lines == [f" 0:00  tokens of documents: {done}/32 shards" for done in range(4, 33, 4)]
 
 
 def test_a_stage_that_was_there_leaves_no_line(log: Log) -> None:
@@ -74,13 +74,12 @@ def test_a_stage_that_was_there_leaves_no_line(log: Log) -> None:
 
 def test_a_validated_point_leaves_a_line(log: Log) -> None:
     with log.display:
-        log.display.runs(0, 2)
+        one_is_over = log.display.counting(2)
         log.display.point(RUN, point(7, None), 48)
         log.now = 61.0
         log.display.point(RUN, point(12, 0.61725, margin=0.5549), 48)
         log.display.point(RUN, point(48, 0.7), 48)
-        log.display.over(RUN)
-        log.display.runs(2, 2)
+        one_is_over(RUN)
     assert log.lines == [
         " 1:01  train static-margin target=0.3  step 12/48  loss 0.0361  margin 0.55  "
         "validation nDCG@10 0.6172  96.0 queries/s",
@@ -102,7 +101,7 @@ def test_a_terminal_keeps_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> Non
         display.point(RUN, point(12, 0.5), 48)
         display.shards("s", 0, 2)
         display.shards("s", 2, 2)
-        display.over(RUN)
+        display.counting(1)(RUN)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert " 0:00  train static-margin target=0.3  step 12/48  loss 0.0361  validation nDCG@10 0.5000" in text
     assert " 0:00  s: 2/2 shards" in text

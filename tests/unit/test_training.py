@@ -41,7 +41,7 @@ from losses import Embeddings, Loss, LossOutput, Signals
 from orchestrator.encoder import BiEncoder
 from orchestrator.encoding import Encoding
 from orchestrator.group import Group
-from orchestrator.training import schedule, validation_points
+from orchestrator.training import learning_rate_factor, validation_points
 
 # By hand: 6 steps, half of them warm-up: a third, two thirds, the whole; then from the whole down by thirds.
 RATES = [1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3]
@@ -110,16 +110,17 @@ def test_equals_the_loop_by_hand(tmp_path: Path, name: str, K: int) -> None:
 
 
 def test_the_learning_rates_by_hand() -> None:
-    assert [schedule(step, 6, 0.5) for step in range(6)] == pytest.approx(RATES)
-    assert [schedule(step, 4, 0.0) for step in range(4)] == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert [schedule(step, 4, 0.25) for step in range(4)] == pytest.approx([1, 1, 2 / 3, 1 / 3])
-    assert [schedule(step, 5, 0.5) for step in range(5)] == pytest.approx([0.4, 0.8, 1, 0.8, 0.4])
-    assert schedule(0, 1, 0.1) == 1
+    assert [learning_rate_factor(step, 6, 0.5) for step in range(6)] == pytest.approx(RATES)
+    assert [learning_rate_factor(step, 4, 0.0) for step in range(4)] == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert [learning_rate_factor(step, 4, 0.25) for step in range(4)] == pytest.approx([1, 1, 2 / 3, 1 / 3])
+    assert [learning_rate_factor(step, 5, 0.5) for step in range(5)] == pytest.approx([0.4, 0.8, 1, 0.8, 0.4])
+    assert learning_rate_factor(0, 1, 0.1) == 1
+    assert [learning_rate_factor(step, 4, 0.5, "constant") for step in range(4)] == [0.5, 1, 1, 1]
 
 
 @given(st.integers(1, 1000), st.floats(0, 0.99))
 def test_the_learning_rate_rises_and_falls_within_its_bounds(total: int, warmup: float) -> None:
-    rates = [schedule(step, total, warmup) for step in range(total)]
+    rates = [learning_rate_factor(step, total, warmup) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])

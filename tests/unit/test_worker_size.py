@@ -87,17 +87,7 @@ def test_sizes_by_hand(available: Resources, scaling: dict[str, Any], expected: 
         ),
     ],
 )
-def test_what_can_never_be_scheduled(
-    monkeypatch: pytest.MonkeyPatch, available: Resources, scaling: dict[str, Any], text: str
-) -> None:
-    monkeypatch.delenv("STILLHOUSE_AUTOSCALING", raising=False)
+def test_what_can_never_be_scheduled(available: Resources, scaling: dict[str, Any], text: str) -> None:
     with pytest.raises(UserError) as refused:
         size(available, **scaling)
     assert str(refused.value) == text
-
-
-def test_a_cluster_that_grows_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STILLHOUSE_AUTOSCALING", "1")
-    head = Resources(cpus=0, gpus=0, node_cpus=0, node_gpus=0)
-    assert size(head, workers=4, gpus_per_worker=1) == WorkerSize(1, 1)
-    assert size(head, cpus_per_worker=6) == WorkerSize(6, 0)
