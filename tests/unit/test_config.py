@@ -223,8 +223,8 @@ def test_files_that_are_no_experiment(text, message):
         ("  batch_size: 32", "  batchsize: 32",
          '7: training.batchsize: "batchsize" is not a key here. Did you mean "batch_size"?'),
         ("  batch_size: 32", "  optimizer: adam",
-         '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, epochs, learning_rate, warmup, schedule, '
-         "weight_decay, clip, precision, token_budget, validations, checkpoint_seconds."),
+         '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, epochs, learning_rate, warmup, '
+         "schedule, weight_decay, clip, precision, token_budget, validations, checkpoint_seconds."),
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
         ("seed: 13", "seed: -1", "2: seed: must be at least 0, not -1"),
         ("seed: 13", "seed: 4294967296", "2: seed: must be less than 4294967296, not 4294967296"),
