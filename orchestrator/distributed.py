@@ -68,15 +68,17 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
             return self._score(self._known.pop(0))
         if self._seen and not self._ended.done():
             ray.get(self._gate.answer.remote(True))
-        while not self._ended.done():
+        while not self._stage.done or not self._ended.done():
+            ended = self._ended.done()  # asked first, so that what was said before the end is heard
             said = ray.get(self._gate.listen.remote())
             if isinstance(said, UserError):
                 return refusal(said, self._seen)
-            if said is None:
-                continue
-            if said.step > self._step:
+            if isinstance(said, Progress) and said.step > self._step:
                 return self._score(said)
-            ray.get(self._gate.answer.remote(True))  # said again, by workers that took the place of lost ones
+            if isinstance(said, Progress):  # said again, by workers that took the place of lost ones
+                ray.get(self._gate.answer.remote(True))
+            elif ended:
+                break
         self._ended.result()
         return {**self._last, "done": True}
 
