@@ -1,0 +1,217 @@
+"""One comparison from an empty store, and what it leaves: the table, the report, the run files, the encoders, MLflow.
+
+Pins: the table is what ir_measures says of the run files; MLflow has each value once; a second run starts nothing and
+changes nothing; a store does not care where it lies; a lost MLflow gets everything later.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_flow
+from flow import Ended, Flow
+from in_mlflow import MEASURES, ROWS, TRIALS, check_mlflow, runs_in
+
+from orchestrator import cli
+from orchestrator.config import load
+from orchestrator.evaluation import embeddings_stage, trained_model
+from orchestrator.runs import runs_of
+from orchestrator.trial import stage_of
+from orchestrator.workspace import Workspace
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_what_a_person_sees(compared: tuple[Flow, Ended]) -> None:
+    flow, ended = compared
+    assert ended.status == 0, ended.errors
+    assert "Traceback" not in ended.errors
+    assert "60 documents, 32 training, 8 validation and 10 test queries" in ended.errors
+    table = {row: line for line in reversed(ended.output.splitlines()) for row in ROWS if line.startswith(f"{row} ")}
+    assert sorted(table) == sorted(ROWS)
+    for row, line in table.items():
+        assert all(f"{flow.measures[row][measure]:.4f}" in line for measure in MEASURES), line
+    assert "target 0.3" in table["static-margin"]
+    assert re.search(r" 2 \(1\) ", table["static-margin"])  # two trials, one ended early
+    assert "report  store/reports/tiny/report.html" in ended.output
+    assert f"--backend-store-uri sqlite:///{flow.folder}/mlflow.db" in ended.output
+
+
+def test_the_report(compared: tuple[Flow, Ended]) -> None:
+    flow, _ = compared
+    folder = flow.store / "reports" / "tiny"
+    assert {file.name for file in folder.iterdir()} == {
+        "comparison.json", "experiment.yaml", "report.html", "report.md"
+    }  # fmt: skip
+    for name in ("report.html", "report.md"):
+        text = (folder / name).read_text()
+        assert all(row in text for row in ROWS)
+        assert f"{flow.measures['arm-adaptive']['nDCG@10']:.4f}" in text
+    comparison = flow.comparison
+    assert [result["name"] for result in comparison["results"]] == ROWS
+    assert {r["name"]: [trial["name"] for trial in r["trials"]] for r in comparison["results"][1:]} == TRIALS
+    states = [trial["state"] for trial in comparison["results"][1]["trials"]]
+    assert states == ["finished", "stopped"]
+    assert [[step for step, _, _ in curve] for curve in flow.curves.values()] == [
+        [*range(1, 9)], [*range(1, 5)], [*range(1, 9)]
+    ]  # fmt: skip
+
+
+def test_training_helps(compared: tuple[Flow, Ended]) -> None:
+    measures = compared[0].measures
+    assert measures["static-margin"]["nDCG@10"] > measures["untrained"]["nDCG@10"] + 0.1
+    assert measures["arm-adaptive"]["nDCG@10"] > measures["untrained"]["nDCG@10"] + 0.1
+
+
+def test_the_table_is_what_the_run_files_say(compared: tuple[Flow, Ended]) -> None:
+    import ir_measures
+
+    flow, _ = compared
+    lines = (flow.folder / "tiny.yaml").read_text()
+    collection = Path(re.search(r"path: ([^,]+),", lines)[1])  # type: ignore[index]
+    judged = [line.split("\t") for line in (collection / "qrels" / "test.tsv").read_text().splitlines()[1:]]
+    qrels = [ir_measures.Qrel(query, document, int(score)) for query, document, score in judged]
+    measures = [ir_measures.parse_measure(name) for name in MEASURES]
+    seen = {}
+    for file in (flow.store / "runs").glob("*/run.trec.gz"):
+        content = gzip.decompress(file.read_bytes()).decode()
+        (row,) = {line.split()[5] for line in content.splitlines()}
+        run = list(ir_measures.read_trec_run(content))
+        expected = ir_measures.calc_aggregate(measures, qrels, run)
+        assert flow.measures[row] == pytest.approx({str(measure): value for measure, value in expected.items()})
+        kept = json.loads((file.parent / "per_query.json").read_text())
+        values = {(str(m.measure), m.query_id): m.value for m in ir_measures.iter_calc(measures, qrels, run)}
+        assert {(name, query): v for name, of in kept.items() for query, v in of.items()} == pytest.approx(values)
+        (result,) = (result for result in flow.comparison["results"] if result["name"] == row)
+        assert result["per_query"] == kept
+        seen[row] = len(run)
+    assert seen == dict.fromkeys(ROWS, tiny_flow.TEST_QUERIES * tiny_flow.DOCUMENTS)
+
+
+def test_mlflow(compared: tuple[Flow, Ended]) -> None:
+    check_mlflow(compared[0])
+
+
+def test_run_again_nothing_is_computed_and_nothing_is_logged(compared: tuple[Flow, Ended]) -> None:
+    flow, first = compared
+    before, logged = flow.comparison, [run.to_dictionary() for run in runs_in(flow)[1]]
+    again = flow.run("compare")
+    assert again.status == 0, again.errors
+    assert "starting Ray" not in again.errors
+    assert "static-margin: 2 trial(s) reused" in again.errors
+    assert again.output == first.output
+    assert flow.comparison == before
+    assert [run.to_dictionary() for run in runs_in(flow)[1]] == logged
+    assert again.seconds < 30  # 5 where nothing else runs
+
+
+def test_from_an_empty_store_without_mlflow_the_numbers_are_the_same(compared: tuple[Flow, Ended], fresh: Flow) -> None:
+    ended = fresh.run("compare", "--set", "tracking.uri=http://127.0.0.1:1")
+    assert ended.status == 0, ended.errors
+    assert "Traceback" not in ended.errors
+    assert ended.errors.count("cannot be reached") == 1
+    assert "its values wait in the store" in ended.errors
+    assert "could not be reached; run the same command again to send the values" in ended.output
+    assert fresh.measures == compared[0].measures
+    assert fresh.curves == compared[0].curves
+    # Now that there is one:
+    again = fresh.run("compare")
+    assert again.status == 0, again.errors
+    assert "starting Ray" not in again.errors
+    check_mlflow(fresh)
+
+
+# The other verbs, on a copy of the finished store
+
+
+@pytest.fixture
+def stillhouse(finished: Flow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`stillhouse(…)`: run in this process, where Ray must not be asked for; gives what is printed."""
+    monkeypatch.chdir(finished.folder)
+    monkeypatch.setattr("orchestrator.cluster.connect", lambda: pytest.fail("asked for Ray with nothing to do"))
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["stillhouse", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        assert end.value.code == 0, output.err
+        return output.out
+
+    return run
+
+
+def test_json(stillhouse: Any, finished: Flow, compared: tuple[Flow, Ended]) -> None:
+    measures = json.loads(stillhouse("evaluate", "tiny.yaml", "--json"))
+    assert measures == compared[0].measures
+    comparison = json.loads(stillhouse("compare", "tiny.yaml", "--json"))
+    assert comparison == finished.comparison
+    assert comparison["results"][2]["measures"] == measures["arm-adaptive"]
+    stages = json.loads(stillhouse("plan", "tiny.yaml", "--json"))
+    assert [stage["stage"] for stage in stages if stage["state"] == "done"] == [
+        "collection", "tokens of queries", "tokens of documents", "train static-margin", "train arm-adaptive"
+    ]  # fmt: skip
+    losses = json.loads(stillhouse("losses", "--json"))
+    assert {"margin", "infonce", "triplet"} <= {loss["name"] for loss in losses}
+    recipes = {recipe["name"]: recipe for recipe in json.loads(stillhouse("recipes", "--json"))}
+    assert recipes["static-margin"]["knobs"]["target"]
+    assert recipes["arm-adaptive"]["knobs"] == {}
+
+
+def test_plan_of_what_is_not_done(stillhouse: Any) -> None:
+    other = ["tiny.yaml", "--json", "--set", "training.epochs=3", "--set", "encoder.document_tokens=20"]
+    stages = {stage["stage"]: stage for stage in json.loads(stillhouse("plan", *other))}
+    assert {name: stage["state"] for name, stage in stages.items() if stage["state"]} == {
+        "collection": "done", "tokens of queries": "done", "tokens of documents": "to do",
+        "train static-margin": "to do", "train arm-adaptive": "to do",
+    }  # fmt: skip
+    assert stages["train static-margin"]["what"].startswith("2 trials of 12 steps at most")
+    assert stages["train arm-adaptive"]["what"] == "1 trial of 12 steps"
+    assert not list(Path("store").glob("*/*.partial/part*"))
+
+
+def test_train_and_tune(stillhouse: Any, compared: tuple[Flow, Ended]) -> None:
+    last = {trial: [score for *_, score in curve if score][-1] for trial, curve in compared[0].curves.items()}
+    assert stillhouse("train", "tiny.yaml").splitlines() == [
+        f"arm-adaptive  validation nDCG@10 {last['arm-adaptive']:.4f}  finished"
+    ]
+    assert stillhouse("tune", "tiny.yaml").splitlines() == [
+        f"static-margin target=0.3  validation nDCG@10 {last['static-margin target=0.3']:.4f}  finished",
+        f"static-margin target=1  validation nDCG@10 {last['static-margin target=1']:.4f}  stopped",
+    ]
+
+
+def test_report_and_other_measures(stillhouse: Any, finished: Flow, compared: tuple[Flow, Ended]) -> None:
+    folder = finished.store / "reports" / "tiny"
+    page = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    table = stillhouse("report", "tiny.yaml")
+    assert (folder / "report.html").read_text() == page
+    assert table.splitlines()[1:5] == compared[1].output.splitlines()[1:5]
+    # Another measure needs neither training nor encoding.
+    measures = json.loads(stillhouse("evaluate", "tiny.yaml", "--json", "--set", "evaluation.measures=[RR@3]"))
+    assert list(measures) == ROWS
+    assert all(list(of) == ["RR@3"] for of in measures.values())
+
+
+def test_export(stillhouse: Any, finished: Flow, tmp_path: Path) -> None:
+    import numpy as np
+    import pyarrow as pa
+    from sentence_transformers import SentenceTransformer
+
+    stillhouse("compare", "tiny.yaml")  # tells the report where the store is now
+    told = stillhouse("export", "tiny.yaml", "arm-adaptive", str(tmp_path / "out"))
+    assert told == f"arm-adaptive → {tmp_path / 'out'}\n"
+    workspace = Workspace(load("tiny.yaml"))
+    texts = workspace.collection.documents["text"].to_pylist()
+    vectors = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts)
+    # The same vectors as those that the evaluation searched.
+    (run,) = runs_of(workspace.experiment, workspace.experiment.recipes[1])
+    stage = embeddings_stage(workspace, trained_model("arm-adaptive", stage_of(workspace, run)))
+    table = pa.ipc.open_file(pa.memory_map(str(stage.path / "part-00000.arrow"))).read_all()
+    assert np.allclose(vectors, np.array(table["vector"].to_pylist()), atol=1e-5)
