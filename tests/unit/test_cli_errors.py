@@ -26,6 +26,7 @@ def experiment(tmp_path: Path, tiny_collection: Path, tiny_model: Path, monkeypa
     """The tiny experiment on a collection of its own, in the current directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cluster, "local_cpus", lambda: 4)
+    monkeypatch.setattr(cluster, "connected", lambda: False)  # a Ray of other tests does not count
     shutil.copytree(tiny_collection, tmp_path / "collection")
     return tiny_flow.write_experiment(tmp_path, Path("collection"), tiny_model)
 
