@@ -1,6 +1,6 @@
 """Eager against sdpa attention, in turn in one run: sequences a second of a training step, and their ratio.
 
-    python benchmarks/bench_attention.py
+python benchmarks/bench_attention.py
 """
 
 from __future__ import annotations
