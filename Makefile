@@ -2,6 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+RIVALS := .venv-bench/.installed
 
 .PHONY: help demo check test test-fast bench clean
 
@@ -28,8 +29,14 @@ test: $(READY)  ## all tests
 test-fast: $(READY)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m 'not ray and not slow'
 
-bench: $(READY)  ## the benchmarks, one after the other
+# What benchmarks measure us against, apart from our own environment.
+$(RIVALS): benchmarks/requirements.txt
+	python3 -m venv $(dir $@)
+	$(dir $@)bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+bench: $(READY) $(RIVALS)  ## the benchmarks, one after the other
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the environment and what tools leave behind; stores and results stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,14 +36,20 @@ class BiEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Vectors `(n, D)` in float32 of the token ids `(n, L)`; `attention_mask (n, L)` is 0 at padding."""
-        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        return self.pool(
+            self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state, attention_mask
+        )
+
+    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Vectors `(n, D)` of the last hidden states `(n, L, D)`; `mask (n, L)` is 0 at padding."""
+        states = states if states.dtype == torch.float64 else states.float()
         if self.pooling == "pooler":
-            vectors = output.pooler_output.float()
+            vectors = self.backbone.pooler(states)  # type: ignore[operator]
         elif self.pooling == "cls":
-            vectors = output.last_hidden_state[:, 0].float()
+            vectors = states[:, 0]
         else:
-            states, mask = output.last_hidden_state.float(), attention_mask.unsqueeze(-1).float()
-            vectors = (states * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+            weights = mask.unsqueeze(-1).to(states.dtype)
+            vectors = (states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
     @property

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from orchestrator.encoder import BiEncoder
+from orchestrator.packed import Ids, architecture, encode_packed
 
-Ids = npt.NDArray[np.int32]
+GROUP = 16  # chunks that share one cast of the weights; their gradients are summed in bf16 before they are in fp32
 
 
 @dataclass
@@ -35,34 +35,43 @@ class Encoding:
     token_budget: int
     pad_id: int
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where asked for. One context a step, so that each weight is cast once and not once a chunk."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
     def encode(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
         """Vectors `(n, D)` in float32 of `n` sequences of token ids, in their order, with gradients if these are on."""
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        vectors, order = [], []
-        for rows in chunks(lengths, self.token_budget):
-            ids, mask = pad([sequences[row] for row in rows], self.pad_id)
-            vectors.append(encoder(ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)))
-            order.append(rows)
-            if count is not None:
-                count.tokens += int(lengths[rows].sum())
-                count.padded += ids.numel()
-                count.flops += forward_flops(encoder.config, ids.shape[0], ids.shape[1])
-        if not vectors:
+        order = chunks(lengths, self.token_budget)
+        if not order:
             return torch.empty(0, encoder.dimension, device=self.device)
+        vectors = list(self._encode_chunks(encoder, [[sequences[row] for row in rows] for rows in order]))
+        if count is not None:
+            for rows in order:
+                n, longest = len(rows), int(lengths[rows[0]])
+                count.tokens += int(lengths[rows].sum())
+                count.padded += n * longest
+                count.flops += forward_flops(encoder.config, n, longest)
         back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable")).to(self.device)
         return torch.cat(vectors).index_select(0, back)
+
+    def _encode_chunks(self, encoder: BiEncoder, chunks: Sequence[Sequence[Ids]]) -> Iterator[Tensor]:
+        """Vectors of one chunk after the other."""
+        packed = architecture(encoder.backbone)
+        if packed is None:
+            # One context for all chunks, so that each weight is cast once and not once a chunk.
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                for chunk in chunks:
+                    ids, mask = pad(chunk, self.pad_id)
+                    yield encoder(ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True))
+            return
+        dtype = torch.bfloat16 if self.precision == "bf16" else next(encoder.parameters()).dtype
+        for start in range(0, len(chunks), GROUP):
+            for states, mask in encode_packed(packed, chunks[start : start + GROUP], dtype, self.device):
+                yield encoder.pool(states, mask)
 
     @torch.inference_mode()
     def embed(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
         """`encode` without gradients, in evaluation mode."""
         was_training = encoder.training
         encoder.eval()
-        with self.autocast():
-            vectors = self.encode(encoder, sequences, count)
+        vectors = self.encode(encoder, sequences, count)
         encoder.train(was_training)
         return vectors
 

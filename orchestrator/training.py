@@ -136,8 +136,7 @@ def train(
 
         batch = plan.batch(step).part(group.rank, group.size)
         count = TokenCount()
-        with encoding.autocast():
-            local = _encode(batch.queries, batch.positives, batch.negatives, tokens, encoder, encoding, count)
+        local = _encode(batch.queries, batch.positives, batch.negatives, tokens, encoder, encoding, count)
         embeddings = Embeddings(
             queries=group.gather(local.queries),
             positives=group.gather(local.positives),
