@@ -149,7 +149,7 @@ class TrainingSettings(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] | None = 1.0  # norm of the gradient; None: as it is
     precision: Literal["bf16", "fp32"] = "bf16"
-    token_budget: Annotated[int, Field(gt=0)] = 2048  # tokens a chunk, padding included
+    token_budget: Annotated[int, Field(gt=0)] | None = None  # tokens a chunk, padding included; None: by the device
     validations: Annotated[int, Field(gt=0)] = 4  # how often a run is validated
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0  # what a killed run loses at most
 

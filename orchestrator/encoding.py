@@ -16,6 +16,10 @@ from orchestrator.packed import Ids, architecture, encode_packed
 
 GROUP = 16  # chunks that share one cast of the weights; their gradients are summed in bf16 before they are in fp32
 
+# On CPU cores 2,048 trains 1.05 times as fast as 4,096 and 1.15 times as 8,192, whose states leave the cache; on a
+# GPU few large products are wanted.
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 32_768}
+
 
 @dataclass
 class TokenCount:
@@ -34,6 +38,11 @@ class Encoding:
     precision: str
     token_budget: int
     pad_id: int
+
+    @classmethod
+    def on(cls, device: torch.device, precision: str, token_budget: int | None, pad_id: int) -> Encoding:
+        """The same with a budget that suits the device where none is given."""
+        return cls(device, precision, token_budget or TOKEN_BUDGET[device.type], pad_id)
 
     def encode(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
         """Vectors `(n, D)` in float32 of `n` sequences of token ids, in their order, with gradients if these are on."""

@@ -26,7 +26,7 @@ from orchestrator.search import search_shards
 from orchestrator.trial import MODEL
 from orchestrator.workspace import Opened, Workspace
 
-VERSION = 1
+VERSION = 2
 SHARD_DOCUMENTS = 1024
 RUN, PER_QUERY, MEASURED = "run.trec.gz", "per_query.json", "measured.json"
 

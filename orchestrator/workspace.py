@@ -222,10 +222,10 @@ class Workspace:
             dropout=config.dropout,
         )
 
-    def encoding(self, precision: str, token_budget: int) -> Encoding:
+    def encoding(self, precision: str, token_budget: int | None) -> Encoding:
         """How this process encodes: on its GPU if it was granted one."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return Encoding(device, precision, token_budget, pad_id=self.load_pad_id())
+        return Encoding.on(device, precision, token_budget, pad_id=self.load_pad_id())
 
     def load_pad_id(self) -> int:
         """The token id that pads; what it is matters only to encoders that count positions from it (RoBERTa)."""

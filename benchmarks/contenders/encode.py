@@ -69,7 +69,6 @@ def stillhouse(model_folder: str, precision: str) -> Encode:
     from transformers import AutoTokenizer
 
     from orchestrator.cluster import local_cpus
-    from orchestrator.config import TrainingSettings
     from orchestrator.encoder import load_encoder
     from orchestrator.encoding import Encoding
 
@@ -78,7 +77,7 @@ def stillhouse(model_folder: str, precision: str) -> Encode:
     encoder = load_encoder(Path(model_folder), pooling="mean", normalize=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
-    encoding = Encoding(device, precision, TrainingSettings().token_budget, tokenizer.pad_token_id)
+    encoding = Encoding.on(device, precision, None, tokenizer.pad_token_id)
 
     def encode(texts: list[str]) -> Any:
         ids = tokenizer(texts, truncation=True, max_length=LENGTH)["input_ids"]

@@ -64,7 +64,7 @@ def main(folder: Path, model_folder: str, precision: str, steps: int) -> None:
     encoder = load_encoder(Path(model_folder), pooling="mean", normalize=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = TrainingSettings(batch_size=BATCH, learning_rate=2e-5, precision=precision, validations=1)  # type: ignore[arg-type]
-    encoding = Encoding(device, precision, settings.token_budget, tokenizer.pad_token_id)
+    encoding = Encoding.on(device, precision, None, tokenizer.pad_token_id)
     rounds = count()
 
     def run() -> tuple[float, float, dict[str, Any]]:

@@ -97,7 +97,7 @@ def test_minimal_experiment_has_every_default():
             "weight_decay": 0.01,
             "clip": 1.0,
             "precision": "bf16",
-            "token_budget": 4096,
+            "token_budget": None,
             "validations": 4,
             "checkpoint_seconds": 300.0,
         },
