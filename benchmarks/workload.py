@@ -17,7 +17,7 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 def write(folder: Path) -> Path:
     """Make `triples.json` and `documents.json` in a folder; returns that of the encoder's files."""
-    collection = load(ROOT / "examples" / "scifact", Store(folder / "store"))
+    collection = load(Store(folder / "store"), "beir", ROOT / "examples" / "scifact")
     queries, documents = collection.queries["text"].to_pylist(), collection.documents["text"].to_pylist()
     qrels = collection.qrels["train"]
     plan = BatchPlan(Examples.of(qrels), RandomNegatives(len(documents), qrels, 1), BATCH, epochs=1, seed=13)
