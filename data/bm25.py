@@ -63,7 +63,7 @@ def rank(
 
     folder = stage.build(make)
     tables = (pa.ipc.open_file(pa.memory_map(str(Shard(folder, shard).path))).read_all() for shard in range(shards))
-    parts = [table["documents"].chunk(0).values.to_numpy().reshape(-1, depth) for table in tables]
+    parts = [np.from_dlpack(table["documents"].chunk(0).values).reshape(-1, depth) for table in tables]
     return np.concatenate([np.empty((0, depth), np.int64), *parts])
 
 

@@ -40,8 +40,8 @@ class TokenShards:
         self._offsets: list[npt.NDArray[np.int32]] = []
         for shard in range(stats["shards"]):
             ids = _read(Shard(self.folder, shard).path)["input_ids"].chunk(0)
-            self._values.append(ids.values.to_numpy())
-            self._offsets.append(ids.offsets.to_numpy())
+            self._values.append(np.from_dlpack(ids.values))  # as a view; `to_numpy` would import pandas
+            self._offsets.append(np.from_dlpack(ids.offsets))
         self._lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
 
     def __len__(self) -> int:

@@ -73,10 +73,11 @@ class Tracker:
                 run, _ = self._run(fingerprint, trial, (row, trial), child)
                 self._log(run, {"stillhouse.kind": "trial"}, curve=points)
 
-        began = time.monotonic()
-        if self._waiting and began - self._sent_at >= every and began - self._lost_at >= RETRY_SECONDS:
-            waiting, self._waiting, self._sent_at = self._waiting, {}, began
+        now = time.monotonic()
+        if self._waiting and now - self._sent_at >= every and now - self._lost_at >= RETRY_SECONDS:
+            waiting, self._waiting = self._waiting, {}
             self._guard(send)
+            self._sent_at = time.monotonic()
 
     def publish(self, comparison: Comparison, folder: Path, runs: Mapping[str, Path]) -> bool:
         """Bring MLflow up to date with a finished comparison; False if it could not be reached.
