@@ -35,7 +35,8 @@ def rank(
     rest of the row is -1. Equal scores stand in the order of the rows. bm25s with its defaults: Lucene's variant,
     k1 = 1.5, b = 0.75, lower case, words of two letters or more, no English stop words, no stemming.
 
-    `connect` connects to Ray, whose workers take one CPU each and map one index; without it this process does the work.
+    `connect` connects to Ray, whose workers take one CPU each and map one index; without it, or if there is but one
+    shard of queries, this process does the work.
     """
     documents = collection.parts["documents"]
     index = store.stage("bm25-index", VERSION, {"documents": documents}).build(
@@ -57,11 +58,12 @@ def rank(
             "depth": depth,
         }
         numbered = [Shard(partial, number) for number in range(shards)]
-        run_shards(numbered, Rank, arguments, on_shard=on_shard, connect=connect)
+        elsewhere = connect if shards > 1 else None  # one shard is no work for several
+        run_shards(numbered, Rank, arguments, on_shard=on_shard, connect=elsewhere)
 
     folder = stage.build(make)
     tables = (pa.ipc.open_file(pa.memory_map(str(Shard(folder, shard).path))).read_all() for shard in range(shards))
-    parts = [table["documents"].chunk(0).values.to_numpy().reshape(-1, depth) for table in tables]
+    parts = [np.from_dlpack(table["documents"].chunk(0).values).reshape(-1, depth) for table in tables]
     return np.concatenate([np.empty((0, depth), np.int64), *parts])
 
 

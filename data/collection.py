@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,11 +118,16 @@ def open_collection(folder: Path) -> Collection:
     parts: dict[str, str] = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
     tables = {part: pa.ipc.open_file(pa.memory_map(str(folder / f"{part}.arrow"))).read_all() for part in parts}
     qrels = {
-        part.removeprefix("qrels/"): Qrels(*(table[name].to_numpy() for name in table.column_names))
+        part.removeprefix("qrels/"): Qrels(*(numbers(table[name]) for name in table.column_names))
         for part, table in tables.items()
         if part.startswith("qrels/")
     }
     return Collection(tables["documents"], tables["queries"], qrels, parts, folder)
+
+
+def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """A column of numbers without nulls, of a single batch, as a read-only view. `to_numpy` would import pandas."""
+    return np.from_dlpack(column.chunk(0)) if column.num_chunks else np.empty(0, column.type.to_pandas_dtype())
 
 
 def _digest(table: pa.Table) -> str:

@@ -31,8 +31,8 @@ TEMPORARY = ".tmp"  # a file with this suffix is half-written: it never becomes 
 
 log = logging.getLogger(__name__)
 
-# Files whose checksum this process has seen to be right: (path, bytes, mtime). A file that changes is read again.
-_sound: set[tuple[str, int, int]] = set()
+# What this process has read: (path, bytes, mtime) → SHA-256. A file that changes is read again.
+_digests: dict[tuple[str, int, int], str] = {}
 
 
 def fingerprint(value: Json) -> str:
@@ -45,9 +45,13 @@ def fingerprint(value: Json) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits. A process reads each file once for it."""
+    stat = path.stat()
+    key = str(path), stat.st_size, stat.st_mtime_ns
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
 
 
 @dataclass(frozen=True)
@@ -152,12 +156,12 @@ class Stage:
             raise
         self.partial.rename(self.path)
         _sync(self.path.parent)
-        for name, (size, mtime) in seals.items():
-            _sound.add((str(self.path / name), size, mtime))
+        for name, (size, mtime, digest) in seals.items():
+            _digests[str(self.path / name), size, mtime] = digest
         log.info("%s %s…: made", self.name, self.fingerprint[:4])
 
-    def _seal(self, seconds: float) -> dict[str, tuple[int, int]]:
-        """Bring every file to the disk and write the manifest; returns size and time of each file."""
+    def _seal(self, seconds: float) -> dict[str, tuple[int, int, str]]:
+        """Bring every file to the disk and write the manifest; returns size, time and checksum of each file."""
         (self.partial / MANIFEST).unlink(missing_ok=True)  # left by a kill between manifest and rename
         for leftover in self.partial.rglob(f"*{TEMPORARY}"):
             leftover.unlink()
@@ -165,8 +169,9 @@ class Stage:
         for path in sorted(path for path in self.partial.rglob("*") if path.is_file()):
             name, stat = path.relative_to(self.partial).as_posix(), path.stat()
             _sync(path)
-            files[name] = {"bytes": stat.st_size, "sha256": file_digest(path)}
-            seals[name] = stat.st_size, stat.st_mtime_ns
+            digest = file_digest(path)
+            files[name] = {"bytes": stat.st_size, "sha256": digest}
+            seals[name] = stat.st_size, stat.st_mtime_ns, digest
         manifest = {
             "stage": self.name,
             "version": self.version,
@@ -224,11 +229,8 @@ def verify(folder: Path) -> None:
             raise _damaged(folder, name, "is missing") from None
         if stat.st_size != expected["bytes"]:
             raise _damaged(folder, name, f"has {stat.st_size:,} bytes, {expected['bytes']:,} were written")
-        key = str(path), stat.st_size, stat.st_mtime_ns
-        if key not in _sound:
-            if file_digest(path) != expected["sha256"]:
-                raise _damaged(folder, name, "does not have the checksum that was written")
-            _sound.add(key)
+        if file_digest(path) != expected["sha256"]:
+            raise _damaged(folder, name, "does not have the checksum that was written")
 
 
 def full_disk(error: OSError, folder: Path) -> UserError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -39,8 +40,8 @@ class TokenShards:
         self._offsets: list[npt.NDArray[np.int32]] = []
         for shard in range(stats["shards"]):
             ids = _read(Shard(self.folder, shard).path)["input_ids"].chunk(0)
-            self._values.append(ids.values.to_numpy())
-            self._offsets.append(ids.offsets.to_numpy())
+            self._values.append(np.from_dlpack(ids.values))  # as a view; `to_numpy` would import pandas
+            self._offsets.append(np.from_dlpack(ids.offsets))
         self._lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
 
     def __len__(self) -> int:
@@ -79,8 +80,7 @@ def tokenize(
     """Tokenize every text of one field, or reuse what is there; a killed call goes on at the next shard.
 
     Texts are cut to `max_tokens`, special tokens counted. `connect` connects to Ray, whose workers take one CPU each
-    (see `run_shards`); without it this process does the work on all its cores, which for a small collection takes less
-    time than a start of Ray.
+    (see `run_shards`); without it, or if there is but one shard, this process does the work on all its cores.
     Raises UserError if the folder holds no fast tokenizer or `max_tokens` leaves no room for text.
     """
     stage = tokens_stage(store, collection, field, tokenizer_fingerprint, max_tokens, shard_rows)
@@ -94,7 +94,9 @@ def tokenize(
 
     def make(partial: Path) -> None:
         shards = [Shard(partial, number) for number in range(math.ceil(rows / shard_rows))]
-        run_shards(shards, Tokenize, arguments, concurrency=concurrency, on_shard=on_shard, connect=connect)
+        # A single shard is made in this process: a Ray worker would take as long, and its start comes on top.
+        elsewhere = connect if len(shards) > 1 else None
+        run_shards(shards, Tokenize, arguments, concurrency=concurrency, on_shard=on_shard, connect=elsewhere)
         metadata = [_read(shard.path).schema.metadata for shard in shards]
         truncated = sum(int(entry[b"truncated"]) for entry in metadata)
         stats = {"shards": len(shards), "shard_rows": shard_rows, "max_tokens": max_tokens, "truncated": truncated}
@@ -143,6 +145,7 @@ class Tokenize:
             raise UserError(
                 f"{max_tokens} tokens leave no room for text beside the {special} special ones", mend="Raise the limit."
             )
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # not set, it warns of every process started later
         # The Rust tokenizer itself, without transformers' conversion of each result: 1.4 times the texts a second.
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.enable_truncation(max_tokens, direction=tokenizer.truncation_side)

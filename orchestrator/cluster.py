@@ -96,6 +96,11 @@ def connected() -> bool:
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
+def remote() -> bool:
+    """Whether Ray is a cluster that was there before, not one that this process starts for itself."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def local_cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))

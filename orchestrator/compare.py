@@ -6,7 +6,9 @@ import json
 import logging
 import platform
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -50,24 +52,33 @@ class Job:
         self.available = cluster.resources()
         self.size = cluster.worker_size(experiment, self.available)
         self.tracker = Tracker(experiment.tracking.uri, experiment.tracking.experiment)
+        self._ray_is_up = threading.Event()
 
     def _connect(self) -> None:
-        if not cluster.connected():
+        if threading.current_thread() is not threading.main_thread():
+            self._ray_is_up.wait()  # it is started in the main thread, see `ready`
+            if not cluster.connected():
+                raise RuntimeError("Ray has not started")
+        elif not cluster.connected():
             self.display.line("starting Ray")
             cluster.connect()
 
-    def prepare(self) -> None:
-        """Read and check the collection and the experiment, and tokenize."""
-        workspace, experiment = self.workspace, self.experiment
+    def check(self) -> None:
+        """Read the collection, and refuse what would fail later."""
+        workspace = self.workspace
         collection = workspace.collection
         training, validation = workspace.split
         tests = len({*workspace.test_qrels.query_row.tolist()})
         self.display.line(
-            f"collection {experiment.collection.path}: {collection.documents.num_rows:,} documents, "
+            f"collection {self.experiment.collection.path}: {collection.documents.num_rows:,} documents, "
             f"{_queries(training):,} training, {_queries(validation):,} validation and {tests:,} test queries"
         )
         workspace.check()
-        tokens = workspace.tokens
+        workspace.check_encoder()
+
+    def prepare(self) -> None:
+        """Tokenize."""
+        tokens = self.workspace.tokens
         for field, shards in (("queries", tokens.queries), ("documents", tokens.documents)):
             share = shards.truncated / len(shards)
             self.display.line(f"tokens of {field}: {share:.0%} truncated at {shards.max_tokens} tokens")
@@ -82,11 +93,43 @@ class Job:
             )
         self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
 
+    def ready(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> None:
+        """Check, prepare and mine. If a wanted row has to be trained, Ray and MLflow start meanwhile.
+
+        To start Ray is mostly to wait for its processes. That is what the main thread does, because they would end
+        with any other that started them.
+        """
+        self.check()
+        tokenized = all(stage.done for stage in self.workspace.token_stages.values())
+        if tokenized:
+            self.prepare()  # refuses what is damaged, before Ray starts
+        if not any(wanted(row) and not self._searched(row) for row in self.experiment.recipes):
+            if not tokenized:
+                self.prepare()
+            self.mine()
+            return
+
+        def meanwhile() -> None:
+            if not tokenized:
+                self.prepare()
+            self.mine()
+            import ray.tune  # noqa: F401
+
+            self.tracker.open()
+
+        with ThreadPoolExecutor(1, "prepare") as beside:
+            prepared = beside.submit(meanwhile)
+            try:
+                self._connect()
+            finally:
+                self._ray_is_up.set()
+            prepared.result()
+
     def train(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> dict[str, tuple[Trial, ...]]:
         """Train the wanted rows, all their trials; row → its trials."""
         rows = [row for row in self.experiment.recipes if wanted(row)]
         runs = {row.name: runs_of(self.experiment, row) for row in rows}
-        pending = [row for row in rows if not self.search_stage(row, runs[row.name]).done]
+        pending = [row for row in rows if not self._searched(row)]
         for row in rows:
             if row not in pending:
                 self.display.line(f"{row.name}: {len(runs[row.name])} trial(s) reused")
@@ -106,8 +149,14 @@ class Job:
                 self.display.point(run, entry, steps[run.name])
             self.tracker.publish_points(comparison, run.row, run.name, [entry.point for entry in entries])
 
-        with Watch(list(zip(runs, stages, strict=True)), on_entries):
-            run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
+        try:
+            with Watch(list(zip(runs, stages, strict=True)), on_entries):
+                run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
+        finally:
+            self.tracker.deliver(comparison)
+
+    def _searched(self, row: RecipeSettings) -> bool:
+        return self.search_stage(row, runs_of(self.experiment, row)).done
 
     def search_stage(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
         """What the trials of a row came to, stopped ones included."""
@@ -153,8 +202,7 @@ class Job:
 
     def compare(self) -> Outcome:
         """All of it: trials, evaluation, report, MLflow."""
-        self.prepare()
-        self.mine()
+        self.ready()
         trials = self.train()
         evaluated = self.evaluate(trials)
         comparison = self._comparison(trials, evaluated)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +24,7 @@ class Display:
     """Progress of an experiment, on standard error; a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or Console(file=_standard_error(), highlight=False, soft_wrap=True)
         self._live = self.console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -100,3 +102,13 @@ class Display:
     def _remove(self, name: str) -> None:
         if (task := self._tasks.pop(name, None)) is not None:
             self._progress.remove_task(task)
+
+
+def _standard_error() -> TextIO:
+    """Standard error by a descriptor of its own: what 2 stands for is changed while Ray starts (`cluster.connect`)."""
+    try:
+        if sys.stderr.fileno() == 2:
+            return os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors)
+    except (AttributeError, OSError, ValueError):  # a test, or a notebook, has put something else there
+        pass
+    return sys.stderr

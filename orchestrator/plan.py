@@ -33,6 +33,7 @@ def describe(experiment: Experiment) -> list[Planned]:
     job = Job(experiment, Display())
     workspace, collection = job.workspace, job.workspace.collection
     workspace.check()
+    workspace.check_encoder()
     training, validation = workspace.split
     lines = [
         Planned(

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,11 @@ FINGERPRINT = "stillhouse.fingerprint"
 PARENT = "mlflow.parentRunId"
 SCHEMES = ("sqlite:", "postgresql", "mysql", "mssql", "http:", "https:", "databricks")
 RETRY_SECONDS = 60.0  # how long an unreachable server is left alone
+LIVE_SECONDS = 5.0  # between two deliveries of what running trials reported: a request each, whatever their pace
 BATCH = 900  # MLflow takes at most 1000 metrics at once
+PAGE = 1000  # runs that are asked for at once
+
+Curve = list[Progress]
 
 
 class Tracker:
@@ -35,9 +42,16 @@ class Tracker:
         self._uri, self._experiment_name = uri, experiment
         self._client: Any = None
         self._experiment_id = ""
-        self._runs: dict[str, tuple[str, bool]] = {}
-        self._lost_at = float("-inf")
+        self._found: set[str] = set()  # comparisons whose runs in MLflow are in `_runs`
+        self._runs: dict[str, tuple[str, bool]] = {}  # fingerprint → id, and whether it is finished
+        self._last_steps: dict[str, int] = {}
+        self._waiting: dict[tuple[str, str], Curve] = {}
+        self._sent_at = self._lost_at = float("-inf")
         self.lost: str | None = None
+
+    def open(self) -> None:
+        """Connect, and make a database that is not there yet, which takes seconds; else the first use does."""
+        self._guard(self._connect)
 
     def publish_points(self, comparison: tuple[str, str], row: str, trial: str, points: Sequence[Progress]) -> None:
         """Add to a trial's learning curve, live; what does not arrive is sent with the whole at the end.
@@ -45,16 +59,25 @@ class Tracker:
         Args:
             comparison: its fingerprint and its name.
         """
+        self._waiting.setdefault((row, trial), []).extend(points)
+        self.deliver(comparison, LIVE_SECONDS)
+
+    def deliver(self, comparison: tuple[str, str], every: float = 0.0) -> None:
+        """Send the points that wait, unless that was done less than `every` seconds ago."""
 
         def send() -> None:
             fingerprint, name = comparison
-            parent, _ = self._run(name, fingerprint, None, {})
-            child, _ = self._run(row, _within(fingerprint, row), parent, {})
-            run, _ = self._run(trial, _within(fingerprint, row, trial), child, {"stillhouse.kind": "trial"})
-            self._log_points(run, points)
+            parent, _ = self._run(fingerprint, name, (), None)
+            for (row, trial), points in waiting.items():
+                child, _ = self._run(fingerprint, row, (row,), parent)
+                run, _ = self._run(fingerprint, trial, (row, trial), child)
+                self._log(run, {"stillhouse.kind": "trial"}, curve=points)
 
-        if time.monotonic() - self._lost_at >= RETRY_SECONDS:
+        now = time.monotonic()
+        if self._waiting and now - self._sent_at >= every and now - self._lost_at >= RETRY_SECONDS:
+            waiting, self._waiting = self._waiting, {}
             self._guard(send)
+            self._sent_at = time.monotonic()
 
     def publish(self, comparison: Comparison, folder: Path, runs: Mapping[str, Path]) -> bool:
         """Bring MLflow up to date with a finished comparison; False if it could not be reached.
@@ -63,100 +86,106 @@ class Tracker:
             folder: the report's files, which become artifacts of the parent.
             runs: row → the folder with its TREC run and per-query values.
         """
+        if self._client is None and is_finished(self._uri, self._experiment_name, comparison.fingerprint):
+            return True
         return self._guard(lambda: self._publish(comparison, folder, runs))
 
     def _publish(self, comparison: Comparison, folder: Path, runs: Mapping[str, Path]) -> None:
-        parent, finished = self._run(comparison.name, comparison.fingerprint, None, _parent_tags(comparison))
+        parent, finished = self._run(comparison.fingerprint, comparison.name, (), None)
         if finished:
             return
         for result in comparison.results:
-            child, child_finished = self._run(
-                result.name, _within(comparison.fingerprint, result.name), parent, _row_tags(comparison, result)
-            )
+            child, child_finished = self._run(comparison.fingerprint, result.name, (result.name,), parent)
             for trial in result.trials:
-                fingerprint = _within(comparison.fingerprint, result.name, trial.name)
-                run, trial_finished = self._run(trial.name, fingerprint, child, _trial_tags(result, trial))
+                names = result.name, trial.name
+                run, trial_finished = self._run(comparison.fingerprint, trial.name, names, child)
                 if not trial_finished:
-                    self._log_trial(run, trial)
+                    tags, values = _trial_tags(result, trial), _cost_metrics(trial.costs)
+                    self._log(run, tags, params=trial.parameters, values=values, curve=trial.curve)
+                    self._client.set_terminated(run, "FINISHED" if trial.state == "finished" else "KILLED")
             if not child_finished:
                 self._log_row(child, comparison, result, runs[result.name])
-        self._log_params(parent, {"collection": comparison.collection, "encoder": comparison.encoder})
-        self._log_values(parent, _cost_metrics(comparison.costs))
-        for file in sorted(folder.iterdir()):
-            self._client.log_artifact(parent, str(file))
+        params = {"collection": comparison.collection, "encoder": comparison.encoder}
+        self._log(parent, _parent_tags(comparison), params=params, values=_cost_metrics(comparison.costs))
+        self._client.log_artifacts(parent, str(folder))
         self._client.set_terminated(parent, "FINISHED")
-
-    def _log_trial(self, run: str, trial: Trial) -> None:
-        self._log_params(run, trial.parameters)
-        self._log_points(run, trial.curve)
-        self._log_values(run, _cost_metrics(trial.costs))
-        self._client.set_terminated(run, "FINISHED" if trial.state == "finished" else "KILLED")
 
     def _log_row(self, run: str, comparison: Comparison, result: Result, folder: Path) -> None:
         winner = result.winning_trial
-        self._log_params(run, {"recipe": result.recipe, **(winner.parameters if winner else {})})
-        if winner:
-            self._log_points(run, winner.curve)
-            self._log_values(run, {"validation/best": winner.validation})
+        params = {"recipe": result.recipe, **(winner.parameters if winner else {})}
         values = {f"test/{metric_name(measure)}": value for measure, value in result.measures.items()}
-        costs = [cost for cost in comparison.costs if cost.recipe == result.name]
-        self._log_values(run, values | _cost_metrics(costs))
-        for file in sorted(folder.iterdir()):
-            self._client.log_artifact(run, str(file))
+        values |= _cost_metrics(cost for cost in comparison.costs if cost.recipe == result.name)
+        if winner:
+            values["validation/best"] = winner.validation
+        tags, curve = _row_tags(comparison, result), winner.curve if winner else ()
+        self._log(run, tags, params=params, values=values, curve=curve)
+        self._client.log_artifacts(run, str(folder))
         self._client.set_terminated(run, "FINISHED")
 
-    def _run(self, name: str, fingerprint: str, parent: str | None, tags: Mapping[str, str]) -> tuple[str, bool]:
-        """The id of the run with this fingerprint, made if there is none, and whether it is finished."""
-        if fingerprint in self._runs:
-            run, finished = self._runs[fingerprint]
-            for key, value in tags.items():
-                self._client.set_tag(run, key, value)
-            return run, finished
+    def _run(self, comparison: str, name: str, within: Sequence[str], parent: str | None) -> tuple[str, bool]:
+        """The id of a comparison's run, of its row's or of its trial's, and whether it is finished; made if it is new.
+
+        Args:
+            comparison: its fingerprint. The same trial in two comparisons has a run in each.
+            within: the names of the row and of the trial, as far as the run is within these.
+        """
         self._connect()
-        found = self._client.search_runs(
-            [self._experiment_id], f"tags.`{FINGERPRINT}` = '{fingerprint}'", max_results=1
-        )
-        if found:
-            run, status = found[0].info.run_id, found[0].info.status
-            finished = status in ("FINISHED", "KILLED")
-        else:
-            own = {FINGERPRINT: fingerprint, **tags} | ({PARENT: parent} if parent else {})
-            run = self._client.create_run(self._experiment_id, tags=own, run_name=name).info.run_id
-            finished = False
-        self._runs[fingerprint] = run, finished
-        return run, finished
+        if comparison not in self._found:
+            self._find(comparison)
+        fingerprint = "/".join((comparison, *within))
+        if fingerprint not in self._runs:
+            tags = {FINGERPRINT: fingerprint} | ({PARENT: parent} if parent else {})
+            run = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
+            self._runs[fingerprint], self._last_steps[run] = (run, False), -1
+        return self._runs[fingerprint]
 
-    def _log_points(self, run: str, points: Iterable[Progress]) -> None:
-        from mlflow.entities import Metric
+    def _find(self, comparison: str) -> None:
+        """Ask for all runs of a comparison at once."""
+        page, wanted = None, f"tags.`{FINGERPRINT}` LIKE '{comparison}%'"
+        while True:
+            found = self._client.search_runs([self._experiment_id], wanted, max_results=PAGE, page_token=page)
+            for run in found:
+                finished = run.info.status in ("FINISHED", "KILLED")
+                self._runs.setdefault(run.data.tags[FINGERPRINT], (run.info.run_id, finished))
+            page = found.token
+            if not page:
+                break
+        self._found.add(comparison)
 
-        history = self._client.get_metric_history(run, "train/loss")
-        last = max((metric.step for metric in history), default=-1)
-        now = int(time.time() * 1000)
-        metrics: list[Metric] = []
-        for point in points:
-            if point.step <= last:
-                continue
-            values = {"train/loss": point.loss, "train/device_seconds": point.device_seconds}
-            values |= {f"train/{metric_name(name)}": value for name, value in point.diagnostics.items()}
-            if point.validation is not None:
-                values["validation/nDCG_at_10"] = point.validation
-            if len(metrics) + len(values) > BATCH:
-                self._client.log_batch(run, metrics=metrics)
-                metrics = []
-            metrics += [Metric(key, value, now, point.step) for key, value in values.items()]
-        if metrics:
-            self._client.log_batch(run, metrics=metrics)
-
-    def _log_values(self, run: str, values: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
+    def _log(
+        self,
+        run: str,
+        tags: Mapping[str, str],
+        *,
+        params: Mapping[str, Any] | None = None,
+        values: Mapping[str, float] | None = None,
+        curve: Sequence[Progress] = (),
+    ) -> None:
+        """All that is to be said of a run, in as few requests as MLflow takes; of a curve what it does not have yet."""
+        from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
-        self._client.log_batch(run, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
+        metrics = [Metric(key, float(value), now, 0) for key, value in (values or {}).items()]
+        last = self._last_step(run) if curve else -1
+        for point in curve:
+            if point.step > last:
+                metrics += [Metric(key, value, now, point.step) for key, value in _of_point(point).items()]
+        rest = {
+            "params": [Param(key, str(value)) for key, value in (params or {}).items()],
+            "tags": [RunTag(key, value) for key, value in tags.items()],
+        }
+        known = self._last_steps.pop(run, -1)  # forgotten while it is uncertain: asked again after a failure
+        for part in _parts(metrics):
+            self._client.log_batch(run, metrics=part, **rest)
+            rest = {}
+        self._last_steps[run] = max(known, curve[-1].step) if curve else known
 
-    def _log_params(self, run: str, values: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(run, params=[Param(key, str(value)) for key, value in values.items()])
+    def _last_step(self, run: str) -> int:
+        """The last step of the curve that MLflow holds, -1 if there is none; asked once a run."""
+        if run not in self._last_steps:
+            history = self._client.get_metric_history(run, "train/loss")
+            self._last_steps[run] = max((metric.step for metric in history), default=-1)
+        return self._last_steps[run]
 
     def _connect(self) -> None:
         if self._client is not None:
@@ -185,6 +214,7 @@ class Tracker:
             if self.lost is None:
                 log.warning("MLflow at %s cannot be reached; its values wait in the store: %s", self._uri, error)
             self.lost, self._lost_at = str(error), time.monotonic()
+            self._found.clear()  # a run may have been made and the answer lost
             return False
         self.lost = None
         return True
@@ -205,9 +235,48 @@ def metric_name(name: str) -> str:
     return name.replace("@", "_at_").replace("(", "_").replace(")", "").replace("=", "_").replace(",", "_")
 
 
-def _within(comparison: str, *names: str) -> str:
-    """What a row's or a trial's run is known by: the same trial in two comparisons has a run in each."""
-    return "/".join((comparison, *names))
+def is_finished(uri: str, experiment: str, fingerprint: str) -> bool:
+    """Whether a sqlite database of MLflow's holds this run as finished, asked without MLflow: its import takes 2 s.
+
+    False where that cannot be told, be it for a server, for no database or for one of another version.
+    """
+    file = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not file.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            found = database.execute(_FINISHED, (FINGERPRINT, fingerprint, experiment)).fetchone()
+    except sqlite3.Error:
+        return False
+    return found is not None
+
+
+_FINISHED = """
+SELECT 1 FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)
+WHERE tags.key = ? AND tags.value = ? AND experiments.name = ? AND runs.status = 'FINISHED'
+AND runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active'
+"""
+
+
+def _of_point(point: Progress) -> dict[str, float]:
+    """A point of a learning curve by the names of its metrics."""
+    values = {"train/loss": point.loss, "train/device_seconds": point.device_seconds}
+    values |= {f"train/{metric_name(name)}": value for name, value in point.diagnostics.items()}
+    if point.validation is not None:
+        values["validation/nDCG_at_10"] = point.validation
+    return values
+
+
+def _parts(metrics: list[Any]) -> Iterator[list[Any]]:
+    """Metrics in parts of at most `BATCH`, those of one step together; one empty part if there are none."""
+    part: list[Any] = []
+    for _, of_step in groupby(metrics, key=lambda metric: metric.step):
+        step = list(of_step)
+        if len(part) + len(step) > BATCH:
+            yield part
+            part = []
+        part += step
+    yield part
 
 
 def _trial_tags(result: Result, trial: Trial) -> dict[str, str]:

@@ -5,9 +5,11 @@ The driver and every training worker build one from the same experiment; what th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from orchestrator.encoding import Encoding
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
 from orchestrator.weights import ModelFolder, keep, locate
+
+VERSION = 1  # of the check of an encoder
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,10 @@ class Workspace:
         return data.split_validation(qrels, config.validation, self.experiment.seed)
 
     def check(self) -> None:
-        """Refuse what would fail later, before anything is computed in vain.
+        """Refuse what would fail later, before anything is computed in vain; all but what `check_encoder` looks at.
 
         Raises:
-            UserError: the collection is too small for what is asked of it, or the encoder does not fit.
+            UserError: the collection is too small for what is asked of it.
         """
         experiment, (training, _) = self.experiment, self.split
         examples, workers = len(Examples.of(training)), experiment.scaling.workers
@@ -129,7 +133,14 @@ class Workspace:
             self.negatives  # noqa: B018 - refuses more than there are; to ask BM25 takes longer
         self._check_pool()
         self.test_qrels  # noqa: B018
-        longest = self.load_encoder().max_tokens
+
+    def check_encoder(self) -> None:
+        """Refuse an encoder that cannot be loaded as the experiment has it, or that does not take its lengths.
+
+        Raises:
+            UserError: in either case.
+        """
+        experiment, longest = self.experiment, self.longest
         for key in ("query_tokens", "document_tokens"):
             tokens = getattr(experiment.encoder, key)
             if longest is not None and tokens > longest:
@@ -138,6 +149,23 @@ class Workspace:
                     where=f"encoder.{key}",
                     mend=f"Lower it to {longest} or less.",
                 )
+
+    @cached_property
+    def longest(self) -> int | None:
+        """The most tokens that the encoder takes. It is loaded to be asked, 3 s, once; then the store has it."""
+        inputs = {
+            "weights": self.model.fingerprint,
+            "tokenizer": self.model.tokenizer_fingerprint,
+            "transformers": version("transformers"),
+            **self.experiment.encoder.model_dump(exclude={"model", "query_tokens", "document_tokens"}),
+        }
+
+        def ask(partial: Path) -> None:
+            (partial / "encoder.json").write_text(json.dumps({"max_tokens": self.load_encoder().max_tokens}))
+
+        folder = self.store.stage("encoder-checks", VERSION, inputs).build(ask)
+        longest: int | None = json.loads((folder / "encoder.json").read_text())["max_tokens"]
+        return longest
 
     @cached_property
     def model(self) -> ModelFolder:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_flow
-from flow import Ended, Flow
+from flow import ROOT, Ended, Flow
 from in_mlflow import MEASURES, ROWS, TRIALS, check_mlflow, runs_in
 
 from orchestrator import cli
@@ -124,6 +127,36 @@ def test_from_an_empty_store_without_mlflow_the_numbers_are_the_same(compared: t
     assert again.status == 0, again.errors
     assert "starting Ray" not in again.errors
     check_mlflow(fresh)
+
+
+# The command again; then the heavy packages that it has loaded, and how often it has read which file in full.
+AGAIN = """
+import hashlib, json, sys
+from collections import Counter
+from orchestrator.cli import main
+read, digest = Counter(), hashlib.file_digest
+def counted(file, kind):
+    read[file.name] += 1
+    return digest(file, kind)
+hashlib.file_digest = counted
+sys.argv = ["stillhouse", "compare", "tiny.yaml", "--json"]
+try:
+    main()
+finally:
+    heavy = ["faiss", "mlflow", "pandas", "ray", "transformers.models.bert.modeling_bert"]
+    print(json.dumps({"loaded": [name for name in heavy if name in sys.modules], "read": read}), file=sys.stderr)
+"""
+
+
+def test_run_again_what_is_recognised_is_read_once(compared: tuple[Flow, Ended]) -> None:
+    flow, _ = compared
+    command, environment = [sys.executable, "-c", AGAIN], {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=flow.folder, env=environment, capture_output=True, text=True, check=True)
+    told = json.loads(ended.stderr.splitlines()[-1])
+    assert told["loaded"] == []
+    assert set(told["read"].values()) == {1}
+    recognised = {Path(name).relative_to(flow.store).parts[0] for name in told["read"] if str(flow.store) in name}
+    assert {"collection", "encoders", "encoder-checks", "tokens", "searches", "runs"} <= recognised
 
 
 # The other verbs, on a copy of the finished store

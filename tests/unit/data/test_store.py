@@ -180,12 +180,20 @@ def test_checksums_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     stage = letters(tmp_path)
     stage.build(write_letters)
     # Another process opens it: nothing is known of its files yet.
-    monkeypatch.setattr("data.store._sound", set())
+    monkeypatch.setattr("data.store._digests", {})
     read: list[str] = []
-    monkeypatch.setattr("data.store.file_digest", lambda path: read.append(path.name) or file_digest(path))
+    digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, kind: read.append(Path(file.name).name) or digest(file, kind)
+    )
     stage.verify()
     stage.verify()
+    assert file_digest(stage.path / "a") == hashlib.sha256(b"a").hexdigest()
     assert sorted(read) == ["a", "b", "c"]
+    time.sleep(0.02)  # so that the file's time is another one
+    (stage.path / "b").write_text("b")
+    stage.verify()
+    assert read.count("b") == 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

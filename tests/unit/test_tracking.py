@@ -1,0 +1,217 @@
+"""Pins, on a sqlite database of MLflow's: how many requests a comparison takes; that a finished one takes none, and
+MLflow is not even imported for it; that nothing is there twice, whatever was sent live or lost on the way.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from orchestrator import tracking
+from orchestrator.records import UNTRAINED, Comparison, Cost, Progress, Result, Trial
+from orchestrator.tracking import Tracker, is_finished
+
+ROOT = Path(__file__).parents[2]
+STEPS = 250  # more metrics than one request takes
+RUNS = 1 + 2 + 2  # the comparison, its rows, their trials
+
+
+def trial(name: str, state: str) -> Trial:
+    curve = tuple(Progress(step, 8 * step, 0.5 * step, 1 / step, 0.5, {"margin": 0.1}) for step in range(1, STEPS + 1))
+    costs = (Cost("training", "infonce", name, wall_seconds=3.0),)
+    return Trial(name, {"temperature": 0.1}, state, 0.5, curve, costs)
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    trials = trial("infonce temperature=0.1", "finished"), trial("infonce temperature=0.2", "stopped")
+    results = (
+        Result(UNTRAINED, UNTRAINED, True, (), None, {"nDCG@10": 0.3}, {}),
+        Result("infonce", "infonce", False, trials, trials[0].name, {"nDCG@10": 0.4}, {}),
+    )
+    costs = tuple(cost for trial in trials for cost in trial.costs)
+    return Comparison(
+        "tiny", "0123456789abcdef", "c", 5, 3, 1, 1, "m", ("nDCG@10",), results, costs, "name: tiny\n", {"python": "3"}
+    )
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, dict[str, Path]]:
+    """The report, and row → its run, all with two files."""
+    made = {name: tmp_path / name for name in ("report", UNTRAINED, "infonce")}
+    for folder in made.values():
+        folder.mkdir()
+        for name in ("a", "b"):
+            (folder / name).write_text(name)
+    return made.pop("report"), made
+
+
+@pytest.fixture
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each method of MLflow's client is called from now on."""
+    counted: Counter[str] = Counter()
+    for name in (
+        "search_runs", "create_run", "get_run", "get_metric_history", "log_batch", "log_metric", "log_param", "set_tag",
+        "set_terminated", "log_artifact", "log_artifacts",
+    ):  # fmt: skip
+        method = getattr(MlflowClient, name)
+
+        def call(self: Any, *arguments: Any, name: str = name, method: Any = method, **named: Any) -> Any:
+            counted[name] += 1
+            return method(self, *arguments, **named)
+
+        monkeypatch.setattr(MlflowClient, name, call)
+    return counted
+
+
+def held(uri: str) -> dict[str, tuple[str, str | None, Counter[tuple[str, int, float]]]]:
+    """Run → its state, its parent's name, and how often each metric has each value at each step."""
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    assert len(set(names.values())) == len(names)
+    return {
+        run.info.run_name: (
+            run.info.status,
+            names.get(run.data.tags.get("mlflow.parentRunId")),
+            Counter(
+                (key, metric.step, metric.value)
+                for key in run.data.metrics
+                for metric in client.get_metric_history(run.info.run_id, key)
+            ),
+        )
+        for run in runs
+    }
+
+
+def test_requests_of_a_comparison(
+    uri: str, comparison: Comparison, folders: tuple[Path, dict[str, Path]], requests: Counter[str]
+) -> None:
+    assert Tracker(uri, "tiny").publish(comparison, *folders)
+    curves = 3  # two trials', and the winner's once more in its row
+    assert requests == {
+        "search_runs": 1,
+        "create_run": RUNS,
+        "log_batch": RUNS + curves,  # 1000 values of a curve are two requests
+        "set_terminated": RUNS,
+        "log_artifacts": 3,
+    }
+    runs = held(uri)
+    assert {name: run[:2] for name, run in runs.items()} == {
+        "tiny": ("FINISHED", None),
+        UNTRAINED: ("FINISHED", "tiny"),
+        "infonce": ("FINISHED", "tiny"),
+        "infonce temperature=0.1": ("FINISHED", "infonce"),
+        "infonce temperature=0.2": ("KILLED", "infonce"),
+    }
+    logged = runs["infonce temperature=0.2"][2]
+    assert set(logged.values()) == {1}
+    assert {(step, value) for key, step, value in logged if key == "train/loss"} == {
+        (step, 1 / step) for step in range(1, STEPS + 1)
+    }
+    assert ("cost/wall_seconds", 0, 3.0) in logged
+
+
+def test_a_finished_one_takes_none(
+    uri: str, comparison: Comparison, folders: tuple[Path, dict[str, Path]], requests: Counter[str]
+) -> None:
+    Tracker(uri, "tiny").publish(comparison, *folders)
+    requests.clear()
+    tracker = Tracker(uri, "tiny")
+    assert tracker.publish(comparison, *folders)
+    assert not requests
+    # And MLflow is not imported.
+    code = (
+        f"import sys\nfrom orchestrator.tracking import is_finished\n"
+        f"assert is_finished({uri!r}, 'tiny', {comparison.fingerprint!r})\nassert 'mlflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_finished(uri: str, comparison: Comparison, folders: tuple[Path, dict[str, Path]]) -> None:
+    mark = comparison.fingerprint
+    assert not is_finished(uri, "tiny", mark)  # no file
+    tracker = Tracker(uri, "tiny")
+    tracker.publish_points((mark, "tiny"), "infonce", "infonce temperature=0.1", comparison.results[1].trials[0].curve)
+    assert not is_finished(uri, "tiny", mark)  # begun
+    tracker.publish(comparison, *folders)
+    assert is_finished(uri, "tiny", mark)
+    assert not is_finished(uri, "other", mark)
+    assert not is_finished(uri, "tiny", mark[:-1])
+    assert not is_finished(uri.replace("sqlite:///", "http://"), "tiny", mark)
+    client = MlflowClient(tracking_uri=uri)
+    [parent] = client.search_runs(["1"], "attributes.run_name = 'tiny'")
+    client.delete_run(parent.info.run_id)
+    assert not is_finished(uri, "tiny", mark)
+    Path("other.db").write_text("no database")
+    assert not is_finished("sqlite:///other.db", "tiny", mark)
+    with sqlite3.connect("empty.db") as empty:
+        empty.execute("CREATE TABLE other (a)")
+    assert not is_finished("sqlite:///empty.db", "tiny", mark)
+
+
+def test_points_are_delivered_together(
+    uri: str, comparison: Comparison, requests: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 1000.0)
+    tracker, known = Tracker(uri, "tiny"), (comparison.fingerprint, "tiny")
+    first, second = comparison.results[1].trials
+    for point in first.curve[:100]:
+        tracker.publish_points(known, "infonce", first.name, [point])
+    tracker.publish_points(known, "infonce", second.name, second.curve[:10])
+    assert requests["log_batch"] == 1  # the first point; the rest waits for the seconds to pass
+    tracker.deliver(known)
+    assert requests == {"search_runs": 1, "create_run": 4, "log_batch": 3}
+    tracker.deliver(known)
+    assert requests["log_batch"] == 3
+    losses = {name: {step for key, step, _ in run[2] if key == "train/loss"} for name, run in held(uri).items()}
+    assert losses[first.name] == {*range(1, 101)}
+    assert losses[second.name] == {*range(1, 11)}
+
+
+def test_nothing_is_there_twice(
+    uri: str, comparison: Comparison, folders: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
+    known, (first, second) = (comparison.fingerprint, "tiny"), comparison.results[1].trials
+    tracker = Tracker(uri, "tiny")
+    tracker.publish_points(known, "infonce", first.name, first.curve[:7])
+
+    # The server does what it is asked for, and its answer is lost.
+    for name in ("create_run", "log_batch"):
+        method = getattr(MlflowClient, name)
+
+        def lost(self: Any, *arguments: Any, method: Any = method, **named: Any) -> None:
+            method(self, *arguments, **named)
+            raise MlflowException("lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, name, lost)
+            tracker.publish_points(known, "infonce", first.name, first.curve[7:9])
+            tracker.publish_points(known, "infonce", second.name, second.curve[:3])
+        assert tracker.lost == "lost"
+    Tracker(uri, "tiny").publish_points(known, "infonce", first.name, first.curve[:12])  # run again after a kill
+    assert tracker.publish(replace(comparison), *folders)
+    runs = held(uri)
+    assert len(runs) == RUNS
+    for run in first, second:
+        logged = runs[run.name][2]
+        assert set(logged.values()) == {1}
+        assert len([step for key, step, _ in logged if key == "train/loss"]) == STEPS
