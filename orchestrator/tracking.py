@@ -99,6 +99,10 @@ class Tracker:
             self._log_points(run, winner.curve)
             self._log_values(run, {"validation/best": winner.validation})
         values = {f"test/{metric_name(measure)}": value for measure, value in result.measures.items()}
+        if result.index is not None:
+            self._log_params(run, {"index": result.index.index})
+            for figure in ("recall", "median_ms", "p95_ms", "queries_per_second", "build_seconds", "bytes"):
+                values[f"index/{figure}"] = getattr(result.index, figure)
         costs = [cost for cost in comparison.costs if cost.recipe == result.name]
         self._log_values(run, values | _cost_metrics(costs))
         for file in sorted(folder.iterdir()):
