@@ -15,6 +15,7 @@ import numpy as np
 from data.errors import UserError
 from orchestrator.records import IndexFigures
 from orchestrator.search.exact import Hits
+from orchestrator.search.threads import multiplied
 from orchestrator.search.vectors import PIECE, Floats, Part, Rows
 
 EXACT = "Flat"
@@ -65,12 +66,20 @@ def recall(found: Rows, exact: Rows) -> float:
 
 
 def _built(factory: str, part: Part, dimension: int, threads: int) -> Any:
+    import faiss
+
     index = _empty_index(factory, dimension)
+    if inverted := faiss.try_extract_index_ivf(index):
+        quantized: Any = faiss.downcast_index(inverted)
+        if hasattr(quantized, "do_polysemous_training"):
+            # It trains a filter that search does not use, and takes longer than all the rest.
+            quantized.do_polysemous_training = False
     try:
-        if not index.is_trained:
-            index.train(_sample(part, dimension, threads))
-        for _, vectors in part.pieces(threads):
-            index.add(vectors)
+        with multiplied(threads):
+            if not index.is_trained:
+                index.train(_sample(part, dimension, threads))
+            for _, vectors in part.pieces(threads):
+                index.add(vectors)
     except RuntimeError as error:
         raise _cannot_build(factory, f"over {len(part):,} documents", error) from error
     return index

@@ -31,7 +31,7 @@ def faiss_threads(threads: int) -> Iterator[None]:
 
 @contextmanager
 def multiplied(threads: int) -> Iterator[None]:
-    """Have faiss multiply matrices where that is faster; not for building an index, whose matrices are narrow."""
+    """Have faiss multiply matrices where that is faster."""
     import faiss
 
     before = faiss.cvar.distance_compute_blas_threshold

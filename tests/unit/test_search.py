@@ -242,6 +242,17 @@ def test_the_size_of_an_index_is_that_of_its_file(factory, vector, tmp_path):
     assert found.figures.bytes > 2000 * vector
 
 
+def test_what_no_search_uses_is_not_trained(monkeypatch):
+    built = []
+    plain = faiss.index_factory
+    monkeypatch.setattr(faiss, "index_factory", lambda *options: built.append(plain(*options)) or built[-1])
+    documents = np.random.default_rng(4).standard_normal((300, 8)).astype(np.float32)
+    search(documents[:3], documents, 5, "IVF2,PQ4x4", ids=[str(i) for i in range(300)])
+    search(documents[:3], documents, 5, "PCA4,IVF2,PQ4x4", ids=[str(i) for i in range(300)])
+    plain_ones = [faiss.downcast_index(faiss.extract_index_ivf(index)) for index in built[1::2]]
+    assert [index.do_polysemous_training for index in plain_ones] == [False, False]
+
+
 def test_one_approximate_index_holds_all_shards(monkeypatch):
     rng = np.random.default_rng(5)
     documents, queries = (rng.standard_normal((n, 8)).astype(np.float32) for n in (60, 4))
