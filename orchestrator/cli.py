@@ -109,6 +109,8 @@ def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: A
         return
     for row, values in measures.items():
         typer.echo(f"{row}  " + "  ".join(f"{measure} {value:.4f}" for measure, value in values.items()))
+        if index := evaluated[row].figures:
+            typer.echo(f"  index {index.index}: recall {index.recall:.4f}, {index.median_ms:.2f} ms a query")
         typer.echo(f"  run {_short(evaluated[row].folder / 'run.trec.gz')}")
 
 

@@ -226,7 +226,8 @@ class Job:
         workspace, experiment = self.workspace, self.experiment
         training, validation = workspace.split
         untrained = evaluated[UNTRAINED]
-        results = [Result(UNTRAINED, UNTRAINED, True, (), None, untrained.measures, untrained.per_query)]
+        base = Result(UNTRAINED, UNTRAINED, True, (), None, untrained.measures, untrained.per_query, untrained.figures)
+        results = [base]
         for row in experiment.recipes:
             recipe, value = recipes.get(row.recipe), evaluated[row.name]
             results.append(
@@ -238,6 +239,7 @@ class Job:
                     winner=winner_of(trials[row.name]).name,
                     measures=value.measures,
                     per_query=value.per_query,
+                    index=value.figures,
                 )
             )
         costs = [*self._shared_costs()]

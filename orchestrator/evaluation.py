@@ -23,12 +23,13 @@ from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.encoder import BiEncoder, load_encoder
 from orchestrator.encoding import TokenCount
 from orchestrator.measures import Run, evaluate, judgments, parse, write_per_query, write_trec_run
-from orchestrator.records import Cost, costs_from_json, to_json
-from orchestrator.search import search_shards
+from orchestrator.records import Cost, IndexFigures, costs_from_json, to_json
+from orchestrator.search import Stored, Tasks, search_shards, table
 from orchestrator.trial import MODEL
 from orchestrator.workspace import Opened, Workspace
 
-VERSION = 2
+VERSION = 2  # of the embeddings
+RUN_VERSION = 2
 SHARD_DOCUMENTS = 1024
 RUN, PER_QUERY, MEASURED = "run.trec.gz", "per_query.json", "measured.json"
 
@@ -43,12 +44,16 @@ class Model:
 
 
 class Evaluated(NamedTuple):
-    """A row's measures on the test split, the values per query, what it cost, and the folder with its run."""
+    """A row's measures on the test split, the values per query, what it cost, and the folder with its run.
+
+    `figures` are those of an approximate index; None for exact search.
+    """
 
     measures: dict[str, float]
     per_query: dict[str, dict[str, float]]
     cost: Cost
     folder: Path
+    figures: IndexFigures | None = None
 
 
 def evaluate_all(
@@ -113,7 +118,7 @@ def run_stage(workspace: Workspace, model: Model) -> Stage:
     """The run of a model on the test split, and its measures."""
     evaluation = workspace.experiment.evaluation.model_dump()
     inputs = {"embeddings": embeddings_stage(workspace, model).fingerprint, "row": model.row, **evaluation}
-    return workspace.store.stage("runs", VERSION, inputs)
+    return workspace.store.stage("runs", RUN_VERSION, inputs)
 
 
 def untrained_model(workspace: Workspace, row: str) -> Model:
@@ -149,7 +154,6 @@ class EncodeShard:
             end = min((shard.number + 1) * SHARD_DOCUMENTS, workspace.collection.documents.num_rows)
             sequences = workspace.tokens.documents.take(np.arange(shard.number * SHARD_DOCUMENTS, end))
         vectors = encoding.embed(encoder.to(encoding.device), sequences, count).cpu().numpy()
-        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
         wall = time.perf_counter() - began
         import torch
 
@@ -164,7 +168,7 @@ class EncodeShard:
             tokens=count.tokens,
             flops=count.flops,
         )
-        return pa.table({"vector": column}).replace_schema_metadata({"cost": json.dumps(to_json(cost))})
+        return table(vectors).replace_schema_metadata({"cost": json.dumps(to_json(cost))})
 
     def _encoder(self, folder: str) -> BiEncoder:
         """The model of a stage's folder; the one before it is let go."""
@@ -187,35 +191,56 @@ def _test_queries(workspace: Workspace) -> npt.NDArray[np.int64]:
     return np.unique(workspace.test_qrels.query_row)
 
 
+class DocumentIds(Sequence[str]):
+    """The ids of a collection's documents, read from its file when they are asked for; a task opens it by its path."""
+
+    def __init__(self, collection: Path) -> None:
+        self._collection = collection
+        self._column = data.open_collection(collection).documents["doc_id"]
+
+    def __reduce__(self) -> tuple[type[DocumentIds], tuple[Path]]:
+        return DocumentIds, (self._collection,)
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._column[int(row)].as_py()
+
+
 def _measure_into(workspace: Workspace, model: Model, folder: Path) -> Callable[[Path], None]:
     def measure(partial: Path) -> None:
         collection, settings = workspace.collection, workspace.experiment.evaluation
+        assert collection.folder is not None
         shards, cost = _vectors(folder, model.row)
+        queries = shards[-1].open()
         query_ids = collection.queries["query_id"].to_pylist()
-        document_ids = collection.documents["doc_id"].to_pylist()
+        document_ids = DocumentIds(collection.folder)
         measures = parse(settings.measures)
         depth = settings.depth or max(measure.params.get("cutoff") or 1000 for measure in measures)
-        hits = search_shards(shards[-1], shards[:-1], depth, settings.index, ids=document_ids)
+        pays = Tasks.pay(len(queries), queries.shape[1], len(document_ids))
+        tasks = Tasks.of_cluster() if pays and cluster.connected() else None
+        found = search_shards(queries, shards[:-1], depth, settings.index, ids=document_ids, tasks=tasks)
         rows = _test_queries(workspace)
-        run = Run.of_hits([query_ids[row] for row in rows], document_ids, hits.scores, hits.rows)
+        run = Run.of_hits([query_ids[row] for row in rows], document_ids, found.scores, found.rows)
         judged = judgments(workspace.test_qrels, query_ids.__getitem__, document_ids.__getitem__)
         measured = evaluate(run, judged, measures)
         write_trec_run(partial / RUN, run, tag=model.row)
         write_per_query(partial / PER_QUERY, measured.per_query)
-        value = {"mean": measured.mean, "recall": hits.recall, "cost": to_json(cost)}
+        index = to_json(found.figures) if found.figures else None
+        value = {"mean": measured.mean, "index": index, "cost": to_json(cost)}
         (partial / MEASURED).write_text(json.dumps(value), encoding="utf-8")
 
     return measure
 
 
-def _vectors(folder: Path, row: str) -> tuple[list[npt.NDArray[np.float32]], Cost]:
+def _vectors(folder: Path, row: str) -> tuple[list[Stored], Cost]:
     """The shards of a finished stage, documents first and queries last, and what they cost together."""
     shards, costs = [], []
     for path in sorted(folder.glob("part-*.arrow")):
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        column = table["vector"].combine_chunks()
-        shards.append(column.values.to_numpy(zero_copy_only=True).reshape(len(column), -1))
-        costs.append(Cost(**json.loads(table.schema.metadata[b"cost"])))
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        shards.append(Stored(path, reader.get_batch(0).num_rows))
+        costs.append(Cost(**json.loads(reader.schema.metadata[b"cost"])))
     total: dict[str, Any] = {
         name: sum(getattr(cost, name) for cost in costs)
         for name in ("device_seconds", "wall_seconds", "examples", "tokens", "flops")
@@ -227,4 +252,5 @@ def _read(folder: Path) -> Evaluated:
     measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
     per_query = json.loads((folder / PER_QUERY).read_text(encoding="utf-8"))
     (cost,) = costs_from_json([measured["cost"]])
-    return Evaluated(measured["mean"], per_query, cost, folder)
+    figures = IndexFigures(**measured["index"]) if measured["index"] else None
+    return Evaluated(measured["mean"], per_query, cost, folder, figures)

@@ -60,11 +60,32 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class IndexFigures:
+    """What an approximate index does: `recall` is the share of the exact top `depth` that it finds.
+
+    `median_ms` and `p95_ms` are milliseconds of one query searched alone, `queries_per_second` is the rate of all
+    queries searched at once; both on `threads` CPU cores. `build_seconds` has training and adding; `bytes` is the size
+    of the index as faiss writes it to a file.
+    """
+
+    index: str
+    depth: int
+    recall: float
+    median_ms: float
+    p95_ms: float
+    queries_per_second: float
+    build_seconds: float
+    bytes: int
+    threads: int
+
+
+@dataclass(frozen=True)
 class Result:
     """What one recipe came to: all its trials, the one that validation chose, and its measures on the test split.
 
     `name` labels the row, `recipe` is the registered recipe. The untrained encoder has no trials and no winner.
-    `per_query` maps measure → query id → value.
+    `per_query` maps measure → query id → value. `index` has the figures of the index that was searched, None where
+    search was exact.
     """
 
     name: str
@@ -74,6 +95,7 @@ class Result:
     winner: str | None
     measures: dict[str, float]
     per_query: dict[str, dict[str, float]]
+    index: IndexFigures | None = None
 
     @property
     def winning_trial(self) -> Trial | None:
@@ -107,13 +129,16 @@ def to_json(record: Any) -> Any:
 
 def comparison_from_json(value: dict[str, Any]) -> Comparison:
     """The inverse of `to_json` for a whole comparison."""
-    results = tuple(
-        Result(**{**result, "trials": tuple(trial_from_json(trial) for trial in result["trials"])})
-        for result in value["results"]
-    )
+    results = tuple(_result_from_json(result) for result in value["results"])
     return Comparison(
         **{**value, "measures": tuple(value["measures"]), "results": results, "costs": costs_from_json(value["costs"])}
     )
+
+
+def _result_from_json(value: dict[str, Any]) -> Result:
+    index = value.get("index")
+    trials = tuple(trial_from_json(trial) for trial in value["trials"])
+    return Result(**{**value, "trials": trials, "index": IndexFigures(**index) if index else None})
 
 
 def trial_from_json(value: dict[str, Any]) -> Trial:

@@ -115,6 +115,10 @@ class Tracker:
         params = {"recipe": result.recipe, **(winner.parameters if winner else {})}
         values = {f"test/{metric_name(measure)}": value for measure, value in result.measures.items()}
         values |= _cost_metrics(cost for cost in comparison.costs if cost.recipe == result.name)
+        if result.index is not None:
+            params["index"] = result.index.index
+            for figure in ("recall", "median_ms", "p95_ms", "queries_per_second", "build_seconds", "bytes"):
+                values[f"index/{figure}"] = getattr(result.index, figure)
         if winner:
             values["validation/best"] = winner.validation
         tags, curve = _row_tags(comparison, result), winner.curve if winner else ()

@@ -6,7 +6,7 @@ import html
 import re
 
 from orchestrator.records import Comparison
-from orchestrator.report import wording
+from orchestrator.report import index, wording
 from orchestrator.report.table import rows
 
 
@@ -39,8 +39,17 @@ def page(comparison: Comparison) -> str:
             ]
         )
     said = "".join(f"- {_escape(sentence)}\n" for sentence in wording.sentences(comparison))
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in ([_escape(head) for head in heads], rule, *body))
-    return f"# {_escape(comparison.name)}\n\n{_escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
+    table = _table([_escape(head) for head in heads], rule, body)
+    page = f"# {_escape(comparison.name)}\n\n{_escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
+    if figures := index.table(comparison):
+        indexed = [[_escape(name), *cells] for name, cells in figures.items()]
+        rule = [":--", *["--:"] * len(index.HEADS)]
+        page += f"\n{_escape(index.caption(comparison))}\n\n{_table(['recipe', *index.HEADS], rule, indexed)}\n"
+    return page
+
+
+def _table(heads: list[str], rule: list[str], body: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *body))
 
 
 def _bold(text: str, bold: bool) -> str:

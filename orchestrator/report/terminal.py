@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.records import Comparison
-from orchestrator.report import wording
+from orchestrator.report import index, wording
 from orchestrator.report.table import Row, SpeedUp, rows
 
 CAPTION = "s: device seconds, devices times wall seconds; (n): trials stopped early"
@@ -25,6 +25,9 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         if not console.is_terminal:
             console.width = 120
     console.print(table(comparison, plain=not console.is_terminal, speed_ups=console.width >= WIDE))
+    if figures := index.table(comparison):
+        console.print()
+        console.print(_indexes(comparison, figures, plain=not console.is_terminal))
     console.print()
     for sentence in wording.sentences(comparison):
         console.print(Text(sentence), soft_wrap=not console.is_terminal)
@@ -34,14 +37,7 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     """The table, the best value of each column bold; fits 120 columns, and 80 without the speed-ups."""
     lines = rows(comparison)
     rivals = dict.fromkeys(speed_up.over for row in lines for speed_up in row.speed_ups) if speed_ups else {}
-    shown = Table(
-        box=None if plain else box.SIMPLE_HEAD,
-        padding=(0, 2 if plain else 1, 0, 0),
-        pad_edge=False,
-        header_style="bold",
-        caption=CAPTION + (SPEED_UP_CAPTION.format(comparison.measures[0]) if rivals else ""),
-        caption_justify="left",
-    )
+    shown = _empty(plain, CAPTION + (SPEED_UP_CAPTION.format(comparison.measures[0]) if rivals else ""))
     shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= 20)
     shown.add_column("knobs", overflow="fold")
     shown.add_column("trials", justify="right", no_wrap=True)
@@ -64,6 +60,27 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
         cells += [Text(_speed_up(over[rival]) if rival in over else "–") for rival in rivals]
         shown.add_row(*cells)
     return shown
+
+
+def _indexes(comparison: Comparison, figures: dict[str, list[str]], *, plain: bool) -> Table:
+    shown = _empty(plain, index.caption(comparison))
+    shown.add_column("recipe", overflow="fold")
+    for head in index.HEADS:
+        shown.add_column(head, justify="right")
+    for name, cells in figures.items():
+        shown.add_row(Text(name), *map(Text, cells))
+    return shown
+
+
+def _empty(plain: bool, caption: str) -> Table:
+    return Table(
+        box=None if plain else box.SIMPLE_HEAD,
+        padding=(0, 2 if plain else 1, 0, 0),
+        pad_edge=False,
+        header_style="bold",
+        caption=Text(caption, justify="left"),
+        caption_justify="left",
+    )
 
 
 def _speed_up(speed_up: SpeedUp) -> str:

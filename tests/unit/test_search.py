@@ -1,5 +1,6 @@
-"""What is pinned: the cut-off by hand with ties that straddle it, equality with a full sort, independence of shards and
-threads on ties and on floats, copies of a document tie, recall by hand, what is refused."""
+"""What is pinned: the cut-off by hand with ties that straddle it, equality with a full sort, independence of shards,
+pieces, query blocks and threads on ties and on floats, copies of a document tie; how much is held at once, counted; an
+approximate index's figures; what is refused."""
 
 import logging
 import re
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from orchestrator.search import Hits, merge, recall, search, search_shards
+from orchestrator.search import Hits, exact, recall, search, search_shards, vectors
+from orchestrator.search.exact import Candidates, Here, merged
 
 NAMES = ["d1", "d10", "d2", "d3", "d9"]
 
@@ -41,7 +43,7 @@ def test_by_hand():
     hits = search(whole([[1, 2]]), whole([[1, 0], [0, 1], [3, 3], [-1, 0], [2, 0]]), 3, ids=NAMES)
     assert hits.rows.tolist() == [[2, 4, 1]]  # 9, then 2 twice: "d9" before "d10"
     assert hits.scores.tolist() == [[9.0, 2.0, 2.0]]
-    assert (hits.scores.dtype, hits.rows.dtype, hits.recall) == (np.float32, np.int64, 1.0)
+    assert (hits.scores.dtype, hits.rows.dtype, hits.figures) == (np.float32, np.int64, None)
 
 
 def test_ties_at_the_cut_off_go_to_the_last_ids():
@@ -66,10 +68,14 @@ def test_shards_give_what_one_index_gives_and_a_full_sort(data):
     queries = rng.integers(-1, 2, (data.draw(st.integers(1, 4), label="queries"), 3)).astype(np.float32)
     ids = [f"d{i}" for i in rng.permutation(count)]
     depth = data.draw(st.integers(1, 12), label="depth")
-    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=4), label="cuts"))
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=8), label="cuts"))
 
     one = search(queries, documents, depth, ids=ids)
-    many = search_shards(queries, np.split(documents, cuts), depth, ids=ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "PIECE", 3 * data.draw(st.integers(1, 60), label="rows of a piece"))
+        patch.setattr(exact, "HELD", data.draw(st.integers(1, 200), label="candidates of a block"))
+        patch.setattr(exact, "SPARE", data.draw(st.integers(1, 8), label="spare"))
+        many = search_shards(queries, np.split(documents, cuts), depth, ids=ids)
     scores, rows = by_full_sort(queries, documents, depth, ids)
     assert one.rows.tolist() == rows.tolist()
     assert one.scores.tolist() == scores.tolist()
@@ -104,10 +110,20 @@ def test_depth_is_capped_at_the_corpus():
     assert hits.rows.tolist() == [[1, 0]]
 
 
-def test_merge_takes_rows_of_the_whole_corpus():
-    left = Hits(whole([[3, 1]]), np.array([[0, 1]]))
-    right = Hits(whole([[3, 2]]), np.array([[4, 3]]))
-    assert merge([left, right], 3, NAMES).rows.tolist() == [[4, 0, 3]]
+def test_merging_keeps_what_may_be_among_the_best(monkeypatch):
+    monkeypatch.setattr(exact, "SPARE", 1)
+    documents = whole([[3], [1], [0], [2], [3], [-1]])
+    here = Here(*vectors.parts([documents], 1), threads=1)
+
+    def candidates(*rows):
+        return Candidates(documents[list(rows)].T.copy(), np.array([rows]), np.array([0.1]))
+
+    kept = merged(candidates(0, 1, 2), candidates(4, 3, 5), 2, whole([[1]]), here, list("abcdef"))
+    assert sorted(kept.rows[0].tolist()) == [0, 3, 4]
+    # Of three that tie for two places and the one that is spare, only the first two by id can be among the best.
+    documents[:] = 7
+    kept = merged(candidates(0, 1, 2), candidates(4, 3, 5), 2, whole([[1]]), here, list("abcdef"))
+    assert kept.rows[0].tolist() == [5, 4, -1]
 
 
 def test_recall_by_hand():
@@ -115,27 +131,139 @@ def test_recall_by_hand():
     assert recall(np.array([[1, -1]]), np.array([[1, 0]])) == pytest.approx(1 / 2)
 
 
-def test_an_approximate_index_tells_its_recall(caplog):
+def naive(queries, documents, depth, ids):
+    """Every pair in float64, rounded once; score descending, then id descending."""
+    scores = (queries.astype(np.float64) @ documents.astype(np.float64).T).astype(np.float32)
+    place = np.argsort(np.argsort(ids))
+    rows = np.array([np.lexsort((-place, -line))[:depth] for line in scores])
+    return np.take_along_axis(scores, rows, axis=1), rows
+
+
+def test_on_floats_any_piece_gives_what_a_full_sort_gives(monkeypatch):
+    rng = np.random.default_rng(11)
+    documents = rng.standard_normal((3000, 24)).astype(np.float32)
+    documents[1500:] += 3 * np.sign(documents[0])  # the best of some queries lie close together, at the end
+    documents[2000:2150] = documents[7]  # more copies than there are spare places
+    queries = rng.standard_normal((40, 24)).astype(np.float32)
+    queries[:5] = documents[7] + 0.01 * queries[:5]
+    ids = [f"{i:04d}" for i in rng.permutation(3000)]
+    scores, rows = naive(queries, documents, 50, ids)
+    for piece in (24 * 100, 24 * 700, 1 << 26):
+        monkeypatch.setattr(vectors, "PIECE", piece)
+        found = search_shards(queries, np.split(documents, range(100, 3000, 100)), 50, ids=ids)
+        assert (found.rows == rows).all()
+        assert (found.scores == scores).all()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """What is held: the rows that faiss is given, the candidates that it gives back, and the places that are merged."""
+    held = {"rows": [], "fetched": [], "merged": []}
+    plain_knn, plain_merged = faiss.knn, exact.merged
+
+    def knn(queries, documents, k, **options):
+        held["rows"].append(len(documents))
+        held["fetched"].append(len(queries) * k)
+        return plain_knn(queries, documents, k, **options)
+
+    def counting(left, right, *rest):
+        held["merged"].append(left.rows.size + right.rows.size)
+        return plain_merged(left, right, *rest)
+
+    monkeypatch.setattr(faiss, "knn", knn)
+    monkeypatch.setattr(exact, "merged", counting)
+    return held
+
+
+@pytest.mark.parametrize("documents", [4_000, 16_000])
+def test_what_is_held_does_not_grow_with_the_corpus(counted, monkeypatch, documents):
+    monkeypatch.setattr(vectors, "PIECE", 8 * 1000)
+    rng = np.random.default_rng(2)
+    corpus, queries = (rng.standard_normal((n, 8)).astype(np.float32) for n in (documents, 30))
+    search_shards(queries, np.split(corpus, documents // 250), 20, ids=[str(i) for i in range(documents)])
+    assert len(counted["rows"]) >= documents // 1000
+    assert max(counted["rows"]) == 1000
+    assert max(counted["fetched"]) == 30 * (20 + exact.SPARE)
+    assert max(counted["merged"]) <= 2 * 30 * (20 + exact.SPARE)
+
+
+def test_what_is_held_does_not_grow_with_the_queries(counted, monkeypatch):
+    monkeypatch.setattr(exact, "HELD", 840)
+    rng = np.random.default_rng(2)
+    corpus, queries = (rng.standard_normal((n, 8)).astype(np.float32) for n in (1000, 300))
+    ids = [str(i) for i in range(1000)]
+    found = search_shards(queries, np.split(corpus, 4), 20, ids=ids)
+    assert max(counted["fetched"]) == 840  # ten queries
+    assert (found.rows == naive(queries, corpus, 20, ids)[1]).all()
+
+
+def test_faiss_multiplies_by_blas_where_it_has_queries_for_it():
+    before, seen = faiss.cvar.distance_compute_blas_threshold, []
+    plain, faiss.knn = (
+        faiss.knn,
+        lambda *a, **k: seen.append(faiss.cvar.distance_compute_blas_threshold) or plain(*a, **k),
+    )
+    try:
+        search(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), 1, ids=["a", "b"], threads=2)
+    finally:
+        faiss.knn = plain
+    assert seen == [1600]  # numbers in a block of queries: five of 384 dimensions
+    assert faiss.cvar.distance_compute_blas_threshold == before
+
+
+def test_an_approximate_index_tells_what_it_loses_and_costs(caplog):
     rng = np.random.default_rng(3)
     documents, queries = (rng.standard_normal((n, 16)).astype(np.float32) for n in (400, 20))
     ids = [str(i) for i in range(400)]
-    exact = search(queries, documents, 10, ids=ids)
+    best = search(queries, documents, 10, ids=ids)
     with caplog.at_level(logging.INFO, logger="orchestrator.search"):
-        found = search(queries, documents, 10, "IVF10,Flat", ids=ids)
-    overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.rows, exact.rows, strict=True)])
-    assert 0.1 < found.recall < 1.0
-    assert found.recall == pytest.approx(overlap)
-    assert f"index IVF10,Flat: recall {found.recall:.4f} of the exact top 10" in caplog.text
+        found = search(queries, documents, 10, "IVF10,Flat", ids=ids, threads=1)
+    overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.rows, best.rows, strict=True)])
+    figures = found.figures
+    assert (figures.index, figures.depth, figures.threads) == ("IVF10,Flat", 10, 1)
+    assert 0.1 < figures.recall < 1.0
+    assert figures.recall == pytest.approx(overlap)
+    assert 0 < figures.median_ms <= figures.p95_ms < 1000
+    assert min(figures.queries_per_second, figures.build_seconds) > 0
+    assert f"index IVF10,Flat: recall {figures.recall:.4f} of the exact top 10" in caplog.text
 
 
-def test_an_approximate_index_over_shards_names_rows_of_the_whole():
+@pytest.mark.parametrize(("factory", "vector"), [("HNSW32", 4 * 32), ("IVF4,PQ8", 8 + 8), ("SQ8", 32)])
+def test_the_size_of_an_index_is_that_of_its_file(factory, vector, tmp_path):
+    rng = np.random.default_rng(4)
+    documents = rng.standard_normal((2000, 32)).astype(np.float32)
+    found = search(documents[:3], documents, 5, factory, ids=[str(i) for i in range(2000)])
+    index = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(documents)
+    index.add(documents)
+    faiss.write_index(index, str(tmp_path / "index"))
+    size = (tmp_path / "index").stat().st_size
+    assert found.figures.bytes == pytest.approx(size, rel=0.05)  # HNSW draws the levels of its nodes
+    assert found.figures.bytes > 2000 * vector
+
+
+def test_what_no_search_uses_is_not_trained(monkeypatch):
+    built = []
+    plain = faiss.index_factory
+    monkeypatch.setattr(faiss, "index_factory", lambda *options: built.append(plain(*options)) or built[-1])
+    documents = np.random.default_rng(4).standard_normal((300, 8)).astype(np.float32)
+    search(documents[:3], documents, 5, "IVF2,PQ4x4", ids=[str(i) for i in range(300)])
+    search(documents[:3], documents, 5, "PCA4,IVF2,PQ4x4", ids=[str(i) for i in range(300)])
+    plain_ones = [faiss.downcast_index(faiss.extract_index_ivf(index)) for index in built[1::2]]
+    assert [index.do_polysemous_training for index in plain_ones] == [False, False]
+
+
+def test_one_approximate_index_holds_all_shards(monkeypatch):
     rng = np.random.default_rng(5)
     documents, queries = (rng.standard_normal((n, 8)).astype(np.float32) for n in (60, 4))
     ids = [f"{i:02d}" for i in range(60)]
-    exact = search(queries, documents, 7, ids=ids)
-    found = search_shards(queries, np.split(documents, [25]), 7, "HNSW32", ids=ids)
-    assert found.recall == 1.0
-    assert found.rows.tolist() == exact.rows.tolist()
+    best = search(queries, documents, 7, ids=ids)
+    monkeypatch.setattr(vectors, "PIECE", 8 * 20)
+    found = search_shards(queries, np.split(documents, [25, 40]), 7, "HNSW32", ids=ids)
+    assert found.figures.recall == 1.0
+    assert found.rows.tolist() == best.rows.tolist()
+    # Were there one index a shard, none could be trained: each has fewer documents than cells.
+    assert search_shards(queries, np.split(documents, 6), 7, "IVF12,Flat", ids=ids).figures.recall > 0
 
 
 def test_what_an_approximate_index_does_not_find_is_row_minus_one():
@@ -144,7 +272,7 @@ def test_what_an_approximate_index_does_not_find_is_row_minus_one():
     assert sorted(hits.rows[0, :2].tolist()) == [0, 1]
     assert hits.rows[0, 2:].tolist() == [-1, -1]
     assert np.isneginf(hits.scores[0, 2:]).all()
-    assert hits.recall == 0.5
+    assert hits.figures.recall == 0.5
 
 
 @pytest.mark.parametrize("index", ["Flatt", "", "LSH", "PQ3", "IVF64,Flat"])

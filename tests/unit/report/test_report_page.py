@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from orchestrator import report
-from orchestrator.records import comparison_from_json
+from orchestrator.records import IndexFigures, comparison_from_json
 from orchestrator.report import html, plots, svg
 
 NASTY = '<b>&"'
@@ -242,6 +242,20 @@ def test_writing_twice_gives_the_same_bytes_whatever_the_style_of_the_day(compar
 def test_the_comparison_comes_back_from_its_file(comparison, tmp_path):
     folder = report.write(comparison, tmp_path).parent
     assert comparison_from_json(json.loads((folder / "comparison.json").read_text(encoding="utf-8"))) == comparison
+
+
+def test_the_figures_of_an_index(comparison, tmp_path):
+    figures = IndexFigures("HNSW32", 100, 0.98765, 0.4321, 0.61, 5200.4, 3.14, 12_345_678, threads=1)
+    results = (dataclasses.replace(comparison.results[0], index=figures), *comparison.results[1:])
+    indexed = dataclasses.replace(comparison, results=results)
+    page = Page(html.page(indexed))
+    assert page.open == []
+    assert len(page.all("table")) == 3
+    text = " ".join(" ".join(page.text).split())
+    assert "0.9877 0.43 0.61 5,200 3.14 12.3" in text
+    assert "Searched with the index HNSW32 on 1 CPU core. Recall is the share of the exact top 100" in text
+    folder = report.write(indexed, tmp_path).parent
+    assert comparison_from_json(json.loads((folder / "comparison.json").read_text(encoding="utf-8"))) == indexed
 
 
 def test_a_failed_write_leaves_the_old_file(comparison, tmp_path, monkeypatch):

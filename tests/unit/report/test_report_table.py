@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 from rich.console import Console
 
-from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial
+from orchestrator.records import UNTRAINED, Comparison, Cost, IndexFigures, Result, Trial
 from orchestrator.report import markdown, terminal, wording
 from orchestrator.report.table import SpeedUp, ledger, rows, total
 
@@ -219,6 +219,29 @@ def test_markdown_by_hand():
         "- arm needs 10.0x less device time than infonce (tuned, 2 trials) but is 0.050 nDCG@10 behind.\n"
         "- One seed; no test of significance is made, so a small difference may be chance.\n"
     )
+
+
+def indexed():
+    figures = IndexFigures("IVF256,PQ32", 1000, 0.93456, 1.234, 2.5, 4321.6, 12.3, 5_250_000, threads=2)
+    results = tuple(dataclasses.replace(result, index=figures) for result in small().results[:2])
+    return dataclasses.replace(small(), results=results)
+
+
+def test_the_figures_of_an_index_stand_below_the_table():
+    assert markdown.page(indexed()).endswith(
+        "\nSearched with the index IVF256,PQ32 on 2 CPU cores. Recall is the share of the exact top 1,000 that it "
+        "finds; the measures are those of what it found.\n\n"
+        "| recipe | recall | ms a query | ms, 95th percentile | queries/s at once | built in s | MB |\n"
+        "| :-- | --: | --: | --: | --: | --: | --: |\n"
+        "| untrained | 0.9346 | 1.23 | 2.50 | 4,322 | 12.3 | 5.2 |\n"
+        "| infonce | 0.9346 | 1.23 | 2.50 | 4,322 | 12.3 | 5.2 |\n"
+    )
+    for width, is_terminal in [(80, True), (120, False)]:
+        text = shown(indexed(), width, force_terminal=is_terminal, no_color=True)
+        lines = [line.split() for line in text.splitlines()]
+        assert ["infonce", "0.9346", "1.23", "2.50", "4,322", "12.3", "5.2"] in lines
+        assert "Searched with the index IVF256,PQ32 on 2 CPU cores." in " ".join(text.split())
+    assert "Searched with" not in markdown.page(small()) + shown(small(), 120, force_terminal=False)
 
 
 def test_markdown_shows_a_name_as_it_is():
