@@ -16,6 +16,8 @@ from orchestrator.encoder import BiEncoder
 
 Ids = npt.NDArray[np.int32]
 
+GATED = {"modernbert", "nomic_bert"}  # model types whose feed-forward is W (act(V x) * U x)
+
 
 @dataclass
 class TokenCount:
@@ -92,8 +94,10 @@ def pad(sequences: Sequence[Ids], pad_id: int) -> tuple[Tensor, Tensor]:
 def forward_flops(config: Any, n: int, length: int) -> float:
     """Model FLOPs of one forward pass over `(n, length)` tokens, 2 per multiply-add, embeddings left out.
 
-    A layer has four D×D projections and two D×F feed-forward products, and attention's two length×length products.
+    A layer has four D×D projections, two D×F feed-forward products (three where one gates the other), and attention's
+    two length×length products, which a layer of local attention computes in full and masks.
     """
     D, layers = config.hidden_size, config.num_hidden_layers
-    F = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * D)
-    return float(n * length * layers * (2 * (4 * D * D + 2 * D * F) + 4 * length * D))
+    F = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * D)  # DistilBERT: hidden_dim
+    products = 3 if getattr(config, "model_type", "") in GATED else 2
+    return float(n * length * layers * (2 * (4 * D * D + products * D * F) + 4 * length * D))
