@@ -150,6 +150,7 @@ class TrainingSettings(Section):
     clip: Annotated[float, Field(gt=0)] | None = 1.0  # norm of the gradient; None: as it is
     precision: Literal["bf16", "fp32"] = "bf16"
     token_budget: Annotated[int, Field(gt=0)] | None = None  # tokens a chunk, padding included; None: by the device
+    activation_tokens: Annotated[int, Field(gt=0)] = 32768  # kept for backward at a time; batches beyond: encoded again
     validations: Annotated[int, Field(gt=0)] = 4  # how often a run is validated
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0  # what a killed run loses at most
 

@@ -20,10 +20,12 @@ GROUP = 16  # chunks that share one cast of the weights; their gradients are sum
 # GPU few large products are wanted.
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 32_768}
 
+GATED = {"modernbert", "nomic_bert"}  # model types whose feed-forward is W (act(V x) * U x)
+
 
 @dataclass
 class TokenCount:
-    """What went through an encoder. `padded` counts the positions computed, `tokens` those that carry text."""
+    """What went through an encoder. `padded` counts the positions of padded chunks, `tokens` those that carry text."""
 
     tokens: int = 0
     padded: int = 0
@@ -50,19 +52,21 @@ class Encoding:
         order = chunks(lengths, self.token_budget)
         if not order:
             return torch.empty(0, encoder.dimension, device=self.device)
-        vectors = list(self._encode_chunks(encoder, [[sequences[row] for row in rows] for rows in order]))
-        if count is not None:
-            for rows in order:
-                n, longest = len(rows), int(lengths[rows[0]])
-                count.tokens += int(lengths[rows].sum())
-                count.padded += n * longest
-                count.flops += forward_flops(encoder.config, n, longest)
+        vectors = list(self.encode_chunks(encoder, [[sequences[row] for row in rows] for rows in order], count))
         back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable")).to(self.device)
         return torch.cat(vectors).index_select(0, back)
 
-    def _encode_chunks(self, encoder: BiEncoder, chunks: Sequence[Sequence[Ids]]) -> Iterator[Tensor]:
-        """Vectors of one chunk after the other."""
+    def encode_chunks(
+        self, encoder: BiEncoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None = None
+    ) -> Iterator[Tensor]:
+        """Vectors `(n, D)` of one chunk after the other; in each chunk the longest sequence comes first."""
         packed = architecture(encoder.backbone)
+        if count is not None:
+            for chunk in chunks:
+                n, longest, tokens = len(chunk), len(chunk[0]), sum(map(len, chunk))
+                count.tokens += tokens
+                count.padded += n * longest
+                count.flops += forward_flops(encoder.config, n, longest, n * longest if packed is None else tokens)
         if packed is None:
             # One context for all chunks, so that each weight is cast once and not once a chunk.
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
@@ -107,11 +111,14 @@ def pad(sequences: Sequence[Ids], pad_id: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def forward_flops(config: Any, n: int, length: int) -> float:
-    """Model FLOPs of one forward pass over `(n, length)` tokens, 2 per multiply-add, embeddings left out.
+def forward_flops(config: Any, n: int, length: int, tokens: int) -> float:
+    """Model FLOPs of one forward pass, 2 per multiply-add, embeddings left out.
 
-    A layer has four D×D projections and two D×F feed-forward products, and attention's two length×length products.
+    A layer has four D×D projections and two D×F feed-forward products (three where one gates the other) of each of
+    `tokens`, and attention's two length×length products of each of `n` sequences, which a layer of local attention
+    computes in full and masks.
     """
     D, layers = config.hidden_size, config.num_hidden_layers
-    F = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * D)
-    return float(n * length * layers * (2 * (4 * D * D + 2 * D * F) + 4 * length * D))
+    F = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * D)  # DistilBERT: hidden_dim
+    products = 3 if getattr(config, "model_type", "") in GATED else 2
+    return float(layers * (tokens * 2 * (4 * D * D + products * D * F) + n * length * 4 * length * D))

@@ -13,12 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from data import BatchPlan, TokenShards, UserError
-from losses import Embeddings, Loss
+from data import Batch, BatchPlan, TokenShards, UserError
+from losses import Embeddings, Loss, LossOutput
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import TrainingSettings
 from orchestrator.encoder import BiEncoder
 from orchestrator.encoding import Encoding, TokenCount
+from orchestrator.gradient_cache import GradientCache
 from orchestrator.group import Group
 from orchestrator.records import Cost, Progress
 
@@ -134,25 +135,15 @@ def train(
                 step, plan.total_steps, settings.warmup, settings.schedule
             )
 
-        batch = plan.batch(step).part(group.rank, group.size)
-        count = TokenCount()
-        local = _encode(batch.queries, batch.positives, batch.negatives, tokens, encoder, encoding, count)
-        embeddings = Embeddings(
-            queries=group.gather(local.queries),
-            positives=group.gather(local.positives),
-            negatives=group.gather(local.negatives),
-        )
-        output = loss(embeddings)
         optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
-        group.sum_gradients(encoder.parameters())
-        group.sum_gradients(loss.parameters(), scale=1 / group.size)  # every rank has the whole gradient of these
+        batch = plan.batch(step).part(group.rank, group.size)
+        output, count = _back_propagate(batch, tokens, encoder, loss, encoding, settings.activation_tokens, group)
         if settings.clip is not None:
             nn.utils.clip_grad_norm_([*encoder.parameters(), *loss.parameters()], settings.clip)
         optimizer.step()
 
         losses.append(output.loss.detach())
-        _add(meter.training, count, factor=3.0)  # a backward pass costs about two forward passes
+        _add(meter.training, count)
         done = step + 1
         at_validation = done in validation_steps
         if at_validation or done % report_every == 0:
@@ -214,27 +205,38 @@ def _optimizer(encoder: nn.Module, loss: nn.Module, settings: TrainingSettings) 
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def _encode(
-    queries: Rows,
-    positives: Rows,
-    negatives: Rows,
+def _back_propagate(
+    batch: Batch,
     tokens: Tokens,
     encoder: BiEncoder,
+    loss: Loss,
     encoding: Encoding,
-    count: TokenCount,
-) -> Embeddings:
-    """Vectors of a batch's rows; a row that occurs twice in it is encoded once."""
-    query_rows, query_index = np.unique(queries, return_inverse=True)
-    doc_rows, doc_index = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
+    activation_tokens: int,
+    group: Group,
+) -> tuple[LossOutput, TokenCount]:
+    """Give all parameters the gradient of the loss over the batches of all ranks; a row that occurs twice in this
+    rank's is encoded once.
+    """
+    query_rows, query_index = np.unique(batch.queries, return_inverse=True)
+    documents = np.concatenate([batch.positives, batch.negatives.ravel()])
+    doc_rows, doc_index = np.unique(documents, return_inverse=True)
     sequences = tokens.queries.take(query_rows) + tokens.documents.take(doc_rows)
-    vectors = encoding.encode(encoder, sequences, count)
-    index = torch.from_numpy(np.concatenate([query_index, len(query_rows) + doc_index])).to(vectors.device)
-    B, K = negatives.shape
-    q, p, n = vectors.index_select(0, index).split([B, B, B * K])
-    return Embeddings(queries=q, positives=p, negatives=n.view(B, K, -1))
+    cache = GradientCache(encoder, encoding, sequences, activation_tokens)
+    index = torch.from_numpy(np.concatenate([query_index, len(query_rows) + doc_index])).to(cache.vectors.device)
+    B, K = batch.negatives.shape
+    q, p, n = cache.vectors.index_select(0, index).split([B, B, B * K])
+    embeddings = Embeddings(
+        queries=group.gather(q), positives=group.gather(p), negatives=group.gather(n.view(B, K, -1))
+    )
+    output = loss(embeddings)
+    output.loss.backward()
+    cache.backward()
+    group.sum_gradients(encoder.parameters())
+    group.sum_gradients(loss.parameters(), scale=1 / group.size)  # every rank has the whole gradient of these
+    return output, cache.count
 
 
-def _add(total: TokenCount, count: TokenCount, factor: float = 1.0) -> None:
+def _add(total: TokenCount, count: TokenCount) -> None:
     total.tokens += count.tokens
     total.padded += count.padded
-    total.flops += count.flops * factor
+    total.flops += count.flops

@@ -98,6 +98,7 @@ def test_minimal_experiment_has_every_default():
             "clip": 1.0,
             "precision": "bf16",
             "token_budget": None,
+            "activation_tokens": 32768,
             "validations": 4,
             "checkpoint_seconds": 300.0,
         },
@@ -224,7 +225,8 @@ def test_files_that_are_no_experiment(text, message):
          '7: training.batchsize: "batchsize" is not a key here. Did you mean "batch_size"?'),
         ("  batch_size: 32", "  optimizer: adam",
          '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, epochs, learning_rate, warmup, '
-         "schedule, weight_decay, clip, precision, token_budget, validations, checkpoint_seconds."),
+         "schedule, weight_decay, clip, precision, token_budget, activation_tokens, validations, "
+         "checkpoint_seconds."),
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
         ("seed: 13", "seed: -1", "2: seed: must be at least 0, not -1"),
         ("seed: 13", "seed: 4294967296", "2: seed: must be less than 4294967296, not 4294967296"),
@@ -531,6 +533,7 @@ trainings = st.fixed_dictionaries(
         "clip": st.none() | positive,
         "precision": st.sampled_from(["bf16", "fp32"]),
         "token_budget": counts,
+        "activation_tokens": counts,
         "validations": st.integers(2, 99),
         "checkpoint_seconds": st.floats(0, 1e9),
     },

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import model, save, sequences
+from tiny import FAMILIES, model, save, sequences
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.encoder import BiEncoder, load_encoder
@@ -115,7 +115,7 @@ def test_counts_by_hand(encoder: BiEncoder) -> None:
     assert (count.tokens, count.padded) == (26, 29)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "mpnet"])
+@pytest.mark.parametrize("family", [*FAMILIES, "nomic_bert"])
 def test_flops_are_what_pytorch_counts(family: str) -> None:
     backbone = model(family, layers=3)
     if getattr(backbone, "pooler", None) is not None:

@@ -44,6 +44,8 @@ def config(family: str, *, vocabulary: int = 80, layers: int = LAYERS, dropout: 
             dropout=dropout,
             attention_dropout=dropout,
         )
+    if family == "nomic_bert":
+        return t.NomicBertConfig(**size, **drops)
     assert family == "modernbert"
     ids = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
     return t.ModernBertConfig(**size, **ids, local_attention=4)

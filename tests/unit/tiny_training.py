@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def settings(**changes: Any) -> TrainingSettings:
         "clip": 0.5,
         "precision": "fp32",
         "token_budget": 10_000,
+        "activation_tokens": 10_000,
         "validations": 2,
         "checkpoint_seconds": 1000.0,
     }
@@ -164,3 +166,27 @@ def write(path: Path, trained: BiEncoder, loss: Loss, recorder: Recorder) -> Non
         "costs": [[cost.stage, cost.examples, cost.tokens, cost.flops, cost.devices] for cost in recorder.costs[-1]],
     }
     path.with_name(f"{path.name}.json").write_text(json.dumps(value))
+
+
+def weights(trained: BiEncoder) -> torch.Tensor:
+    """All weights in a row but the keys' biases: their true gradient is 0, and Adam turns rounding into steps."""
+    kept = [parameter for name, parameter in trained.named_parameters() if "key.bias" not in name]
+    return torch.nn.utils.parameters_to_vector(kept).detach()
+
+
+def cached(group: Group, folder: Path) -> None:
+    """Rank task: trained with dropout, each batch encoded once, and with gradient caching."""
+    found = {}
+    for name, (way, activation_tokens) in product(("distributed", "scaled"), (("plain", 10_000), ("cached", 24))):
+        trained = run(
+            ranks.build(*LOSSES[name]),
+            folder / f"none-{name}-{way}",
+            Recorder(),
+            trained=encoder(dropout=0.2),
+            group=group,
+            of=plan(K=2),
+            token_budget=24,
+            activation_tokens=activation_tokens,
+        )
+        found[f"{name} {way}"] = weights(trained)
+    save_file(found, str(folder / f"rank-{group.rank}.safetensors"))
