@@ -54,8 +54,7 @@ def connect() -> None:
     if connected():
         return
     address = os.environ.get("RAY_ADDRESS")
-    for variable, value in ENVIRONMENT.items() if address else (ENVIRONMENT | LOOPBACK).items():
-        os.environ.setdefault(variable, value)
+    set_environment()
     import ray
 
     for name in ("ray._private.authentication", "ray.data", "ray.train", "ray.tune"):
@@ -75,6 +74,12 @@ def connect() -> None:
             where="RAY_ADDRESS",
             mend="Start one, or unset it to run on this machine alone.",
         ) from error
+
+
+def set_environment() -> None:
+    """What Ray reads from the environment, some of it when it is first imported."""
+    for variable, value in ENVIRONMENT.items() if remote() else (ENVIRONMENT | LOOPBACK).items():
+        os.environ.setdefault(variable, value)
 
 
 @contextmanager

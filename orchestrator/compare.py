@@ -115,8 +115,10 @@ class Job:
             self.mine()
             import ray.tune  # noqa: F401
 
-            self.tracker.open()
+            # Not waited for: the processes of the trials are slower to come.
+            threading.Thread(target=self.tracker.open, name="mlflow", daemon=True).start()
 
+        cluster.set_environment()
         with ThreadPoolExecutor(1, "prepare") as beside:
             prepared = beside.submit(meanwhile)
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ class Tracker:
         self._last_steps: dict[str, int] = {}
         self._waiting: dict[tuple[str, str], Curve] = {}
         self._sent_at = self._lost_at = float("-inf")
+        self._one_at_a_time = threading.Lock()  # it is opened, and fed, by different threads
         self.lost: str | None = None
 
     def open(self) -> None:
@@ -213,7 +215,8 @@ class Tracker:
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            action()
+            with self._one_at_a_time:
+                action()
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
             if self.lost is None:
                 log.warning("MLflow at %s cannot be reached; its values wait in the store: %s", self._uri, error)

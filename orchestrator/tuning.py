@@ -6,6 +6,7 @@ workers the trial starts a Ray Train worker group. What a trial came to is in it
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -159,6 +160,7 @@ def prepare_process(size: WorkerSize) -> None:
     import torch
 
     torch.set_num_threads(size.cpus)
+    gc.set_threshold(100_000, 50, 100)  # as in the driver (`cli.main`): transformers is about to be imported
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
