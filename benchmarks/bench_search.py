@@ -93,10 +93,10 @@ def stored(folder: Path, documents: Floats) -> list[Stored]:
     """The documents in shards, as the evaluation leaves them in the store."""
     shards = []
     for number, start in enumerate(range(0, len(documents), SHARD)):
-        content = table(documents[start : start + SHARD])
-        shards.append(Stored(folder / f"part-{number:05d}.arrow", content.num_rows))
-        with pa.OSFile(str(shards[-1].path), "wb") as sink, pa.ipc.new_file(sink, content.schema) as writer:
+        content, path = table(documents[start : start + SHARD]), folder / f"part-{number:05d}.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, content.schema) as writer:
             writer.write_table(content)
+        shards.append(Stored.of(path))
     return shards
 
 

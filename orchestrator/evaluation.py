@@ -239,7 +239,7 @@ def _vectors(folder: Path, row: str) -> tuple[list[Stored], Cost]:
     shards, costs = [], []
     for path in sorted(folder.glob("part-*.arrow")):
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        shards.append(Stored(path, reader.get_batch(0).num_rows))
+        shards.append(Stored.of(path))
         costs.append(Cost(**json.loads(reader.schema.metadata[b"cost"])))
     total: dict[str, Any] = {
         name: sum(getattr(cost, name) for cost in costs)

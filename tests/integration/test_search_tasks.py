@@ -24,10 +24,10 @@ def stored(folder: Path, vectors: Floats, rows: int = 100) -> list[Stored]:
     """The vectors in files of the store's form."""
     shards = []
     for number, start in enumerate(range(0, len(vectors), rows)):
-        part = vectors[start : start + rows]
-        shards.append(Stored(Shard(folder, number).path, len(part)))
-        with pa.OSFile(str(shards[-1].path), "wb") as sink, pa.ipc.new_file(sink, table(part).schema) as writer:
-            writer.write_table(table(part))
+        content, path = table(vectors[start : start + rows]), Shard(folder, number).path
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, content.schema) as writer:
+            writer.write_table(content)
+        shards.append(Stored.of(path))
     return shards
 
 

@@ -7,12 +7,13 @@ import re
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from orchestrator.search import Hits, exact, recall, search, search_shards, vectors
+from orchestrator.search import Hits, Stored, exact, recall, search, search_shards, table, vectors
 from orchestrator.search.exact import Candidates, Here, merged
 
 NAMES = ["d1", "d10", "d2", "d3", "d9"]
@@ -308,3 +309,18 @@ def test_faiss_gets_the_cores_and_gives_them_back():
     finally:
         faiss.knn = plain
         faiss.omp_set_num_threads(before)
+
+
+def test_a_stored_shard_is_what_was_written(tmp_path):
+    written = np.random.default_rng(1).standard_normal((7, 5)).astype(np.float32)
+    path = tmp_path / "part-00000.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table(written).schema) as writer:
+        writer.write_table(table(written).replace_schema_metadata({"cost": "x" * 999}))
+    shard, copy = Stored.of(path), np.zeros((7, 5), np.float32)
+    shard.read(copy)
+    assert (shard.shape, len(shard)) == ((7, 5), 7)
+    assert (shard.open() == written).all()
+    assert (copy == written).all()
+    path.write_bytes(path.read_bytes()[: shard.offset + 100])
+    with pytest.raises(EOFError, match="ends before its vectors do"):
+        shard.read(copy)
