@@ -110,7 +110,8 @@ def test_counts_by_hand(encoder: BiEncoder) -> None:
     encoding.embed(encoder, sequences([4, 9, 1, 9]), count)  # chunks: two of 9; one of 4 with the one of 1
     assert (count.tokens, count.padded) == (23, 2 * 9 + 2 * 4)
     # D = 32, F = 64, two layers: 2 (4 D D + 2 D F) = 16384 a token, and attention's 4 L D = 128 L.
-    assert count.flops == 2 * (18 * (16384 + 128 * 9) + 8 * (16384 + 128 * 4))
+    # Products of the 23 tokens; attention over the padded chunks.
+    assert count.flops == 2 * (23 * 16384 + 18 * 128 * 9 + 8 * 128 * 4)
     encoding.embed(encoder, sequences([3]), count)  # counts add up
     assert (count.tokens, count.padded) == (26, 29)
 
@@ -123,7 +124,7 @@ def test_flops_are_what_pytorch_counts(family: str) -> None:
     ids, mask = pad(sequences([6, 11]), backbone.config.pad_token_id)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone(input_ids=ids, attention_mask=mask)
-    assert forward_flops(backbone.config, 2, 11) == counter.get_total_flops()
+    assert forward_flops(backbone.config, 2, 11, 22) == counter.get_total_flops()
 
 
 def test_the_padding_id_of_the_experiment_reaches_the_encoder(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,9 +265,9 @@ def test_two_ranks_validate_as_one(two: Path) -> None:
 class Counted(Encoding):
     """Keeps the sequences that were encoded."""
 
-    def encode(self, encoder: BiEncoder, sequences: Any, count: Any = None) -> torch.Tensor:
-        seen.append([sequence.tolist() for sequence in sequences])
-        return super().encode(encoder, sequences, count)
+    def encode_chunks(self, encoder: BiEncoder, chunks: Any, count: Any = None) -> Iterator[torch.Tensor]:
+        seen.append([sequence.tolist() for chunk in chunks for sequence in chunk])
+        return super().encode_chunks(encoder, chunks, count)
 
 
 seen: list[list[list[int]]] = []
@@ -324,7 +325,8 @@ def test_costs_by_hand(tmp_path: Path, token_budget: int) -> None:
         while left:
             n, L = max(1, min(len(left), token_budget // left[0])), left[0]
             # D = 32, F = 64, two layers, 2 FLOPs a multiply-add; forward and, twice as much, backward.
-            flops += 3 * n * L * 2 * (2 * (4 * 32 * 32 + 2 * 32 * 64) + 4 * L * 32)
+            # Products of the tokens, attention over the padded chunk.
+            flops += 3 * 2 * (sum(left[:n]) * 2 * (4 * 32 * 32 + 2 * 32 * 64) + n * L * 4 * L * 32)
             left = left[n:]
         expected.append((count, flops))
     for step, validations in ((3, 1), (6, 2)):
