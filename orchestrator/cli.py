@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator import interrupt
+
 if TYPE_CHECKING:
     from orchestrator.compare import Job
     from orchestrator.config import Experiment
@@ -318,6 +320,7 @@ def main() -> None:
     # Importing torch, transformers and MLflow makes some million objects that stay. To look through them for garbage
     # every 700 new ones takes a sixth of the time of these imports, and once more at the end 1.5 s.
     gc.set_threshold(100_000, 50, 100)
+    interrupt.listen()
     atexit.register(gc.freeze)
     try:
         app()

@@ -98,7 +98,11 @@ def _quiet() -> Iterator[None]:
 
 def connected() -> bool:
     """Whether this process is connected to Ray; does not import it."""
-    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+    if "ray" not in sys.modules:
+        return False
+    import ray  # waits where another thread is in the midst of importing it
+
+    return bool(ray.is_initialized())
 
 
 def remote() -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data import Qrels, Stage, fingerprint
 from data.store import Json, manifest
-from orchestrator import cluster, recipes, report
+from orchestrator import cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
 from orchestrator.evaluation import Evaluated, Model, evaluate_all, trained_model, untrained_model
@@ -156,6 +156,7 @@ class Job:
                 run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
         finally:
             self.tracker.deliver(comparison)
+        interrupt.check()
 
     def _searched(self, row: RecipeSettings) -> bool:
         return self.search_stage(row, runs_of(self.experiment, row)).done

@@ -53,7 +53,7 @@ def test_killed_again_and_again(compared: tuple[Flow, Ended], fresh: Flow) -> No
         until=lambda: there(store, "trials/*/trial.json"),
         by=signal.SIGINT,
     )  # fmt: skip
-    assert asked.status == 130
+    assert asked.status == 130, asked.errors
     assert asked.errors.splitlines()[-1] == "interrupted; run the same command again to go on"
     assert "Traceback" not in asked.errors
     assert not there(store, "searches/*/manifest.json")
