@@ -85,7 +85,7 @@ def mine(experiment: ExperimentFile, overrides: Overrides = None) -> None:
 def train(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Train the recipes that have nothing to search."""
     with _job(experiment, overrides) as job:
-        job.ready(lambda row: row.tune is None)
+        job.ready()
         trials = job.train(lambda row: row.tune is None)
     _show_trials(trials)
 
@@ -94,7 +94,7 @@ def train(experiment: ExperimentFile, overrides: Overrides = None) -> None:
 def tune(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Search the knobs of the recipes that have some."""
     with _job(experiment, overrides) as job:
-        job.ready(lambda row: row.tune is not None)
+        job.ready()
         trials = job.train(lambda row: row.tune is not None)
     _show_trials(trials)
 

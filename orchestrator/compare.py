@@ -6,9 +6,7 @@ import json
 import logging
 import platform
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -52,14 +50,9 @@ class Job:
         self.available = cluster.resources()
         self.size = cluster.worker_size(experiment, self.available)
         self.tracker = Tracker(experiment.tracking.uri, experiment.tracking.experiment)
-        self._ray_is_up = threading.Event()
 
     def _connect(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            self._ray_is_up.wait()  # it is started in the main thread, see `ready`
-            if not cluster.connected():
-                raise RuntimeError("Ray has not started")
-        elif not cluster.connected():
+        if not cluster.connected():
             self.display.line("starting Ray")
             cluster.connect()
 
@@ -93,39 +86,11 @@ class Job:
             )
         self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
 
-    def ready(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> None:
-        """Check, prepare and mine. If a wanted row has to be trained, Ray and MLflow start meanwhile.
-
-        To start Ray is mostly to wait for its processes. That is what the main thread does, because they would end
-        with any other that started them.
-        """
+    def ready(self) -> None:
+        """Check, prepare and mine."""
         self.check()
-        tokenized = all(stage.done for stage in self.workspace.token_stages.values())
-        if tokenized:
-            self.prepare()  # refuses what is damaged, before Ray starts
-        if not any(wanted(row) and not self._searched(row) for row in self.experiment.recipes):
-            if not tokenized:
-                self.prepare()
-            self.mine()
-            return
-
-        def meanwhile() -> None:
-            if not tokenized:
-                self.prepare()
-            self.mine()
-            import ray.tune  # noqa: F401
-
-            # Not waited for: the processes of the trials are slower to come.
-            threading.Thread(target=self.tracker.open, name="mlflow", daemon=True).start()
-
-        cluster.set_environment()
-        with ThreadPoolExecutor(1, "prepare") as beside:
-            prepared = beside.submit(meanwhile)
-            try:
-                self._connect()
-            finally:
-                self._ray_is_up.set()
-            prepared.result()
+        self.prepare()
+        self.mine()
 
     def train(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> dict[str, tuple[Trial, ...]]:
         """Train the wanted rows, all their trials; row → its trials."""
