@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,15 +47,7 @@ class Tracker:
         self._last_steps: dict[str, int] = {}
         self._waiting: dict[tuple[str, str], Curve] = {}
         self._sent_at = self._lost_at = float("-inf")
-        self._one_at_a_time = threading.Lock()  # it is opened, and fed, by different threads
         self.lost: str | None = None
-
-    def open(self) -> None:
-        """Connect, and make a database that is not there yet, which takes seconds; else the first use does.
-
-        What hinders it is told by the first use: while Ray starts, what is written to stderr is lost.
-        """
-        self._guard(self._connect, silent=True)
 
     def publish_points(self, comparison: tuple[str, str], row: str, trial: str, points: Sequence[Progress]) -> None:
         """Add to a trial's learning curve, live; what does not arrive is sent with the whole at the end.
@@ -211,19 +202,16 @@ class Tracker:
         self._experiment_id = found.experiment_id if found else client.create_experiment(self._experiment_name)
         self._client = client
 
-    def _guard(self, action: Callable[[], None], *, silent: bool = False) -> bool:
-        """Run an action; where MLflow cannot be reached say so once, unless it is to be `silent`, and go on."""
+    def _guard(self, action: Callable[[], None]) -> bool:
+        """Run an action; where MLflow cannot be reached say so once, and go on."""
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            with self._one_at_a_time:
-                action()
+            action()
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
             self._lost_at = time.monotonic()
-            if silent:
-                return False
             if self.lost is None:
                 log.warning("MLflow at %s cannot be reached; its values wait in the store: %s", self._uri, error)
             self.lost = str(error)

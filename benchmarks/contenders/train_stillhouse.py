@@ -1,11 +1,16 @@
-"""Stillhouse's training core, without Ray, with InfoNCE: folder, model, fp32 or bf16, steps."""
+"""Stillhouse's training core, without Ray, with InfoNCE, on one worker or on several that talk by gloo."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from serve import serve
 from transformers import AutoTokenizer
 
@@ -23,6 +29,7 @@ from orchestrator.cluster import local_cpus
 from orchestrator.config import TrainingSettings
 from orchestrator.encoder import load_encoder
 from orchestrator.encoding import Encoding, TokenCount
+from orchestrator.group import Group
 from orchestrator.training import Tokens, Validated, train
 
 LENGTH, BATCH = 200, 32
@@ -55,13 +62,77 @@ class Steps:
         return Batch(rows, rows, (rows + self.triples)[:, None])
 
 
-def main(folder: Path, model_folder: str, precision: str, steps: int) -> None:
-    torch.set_num_threads(local_cpus())
+class ClockedGroup(Group):
+    """Adds up the seconds in exchanges between workers, waiting for the other ones included."""
+
+    seconds = 0.0
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        with self._clock():
+            return super().gather(rows)
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], *, scale: float = 1.0) -> None:
+        with self._clock():
+            super().sum_gradients(parameters, scale=scale)
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("precision")
+    parser.add_argument("steps", type=int)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=local_cpus())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    run = runner(options.folder, options.model, options.precision, options.steps, join(options.workers))
+    go = torch.zeros(1)
+    if not dist.is_initialized():
+        serve(run)
+    elif dist.get_rank() == 0:
+
+        def together() -> tuple[float, float, dict[str, Any]]:
+            dist.broadcast(go, 0)
+            return run()
+
+        serve(together)
+    else:
+        while True:
+            try:
+                dist.broadcast(go, 0)
+            except RuntimeError:  # rank 0 has ended
+                return
+            run()
+
+
+def join(workers: int) -> Callable[[], ClockedGroup]:
+    """Start the other workers, if this is the first of several, and find each other."""
+    if workers > 1:
+        meeting = os.environ.get("BENCH_MEETING") or tempfile.mktemp()
+        rank = int(os.environ.get("BENCH_RANK", 0))
+        for other in range(1, workers) if rank == 0 else ():
+            environment = {**os.environ, "BENCH_MEETING": meeting, "BENCH_RANK": str(other)}
+            subprocess.Popen([sys.executable, *sys.argv], env=environment, stdin=subprocess.DEVNULL)
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
+    return ClockedGroup
+
+
+def runner(
+    folder: Path, model: Path, precision: str, steps: int, group_of: Callable[[], ClockedGroup]
+) -> Callable[[], tuple[float, float, dict[str, Any]]]:
+    """What trains a round: so many steps after a first one that is not counted."""
     triples = json.loads((folder / "triples.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model)
     documents = [t["positive"] for t in triples] + [t["negative"] for t in triples]
     tokens: Any = Tokens(Texts(tokenizer, [t["query"] for t in triples]), Texts(tokenizer, documents))  # type: ignore[arg-type]
-    encoder = load_encoder(Path(model_folder), pooling="mean", normalize=True)
+    encoder = load_encoder(model, pooling="mean", normalize=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = TrainingSettings(batch_size=BATCH, learning_rate=2e-5, precision=precision, validations=1)  # type: ignore[arg-type]
     encoding = Encoding.on(device, precision, None, tokenizer.pad_token_id)
@@ -70,11 +141,12 @@ def main(folder: Path, model_folder: str, precision: str, steps: int) -> None:
     def run() -> tuple[float, float, dict[str, Any]]:
         first = next(rounds) * (steps + 1) * BATCH % len(triples)
         plan: Any = Steps(first, steps + 1, len(triples))
-        points: list[tuple[float, float]] = []
+        points: list[tuple[float, float, float]] = []
         used: list[Any] = []
+        group = group_of()
 
         def report(point: Any, costs: Any) -> None:
-            points.append((time.perf_counter(), point.loss))
+            points.append((time.perf_counter(), point.loss, group.seconds))
             used.extend(costs)
 
         train(
@@ -87,14 +159,19 @@ def main(folder: Path, model_folder: str, precision: str, steps: int) -> None:
             validate=lambda encoder, group: Validated(0.0, TokenCount()),
             report=report,
             checkpoints=Checkpoints(Path(tempfile.mkdtemp())),
+            group=group,
         )
         seconds = points[-1][0] - points[0][0]
         flops = used[0].flops * steps / (steps + 1)
-        loss = float(np.mean([loss for _, loss in points]))
-        return steps * BATCH, seconds, {"loss": loss, "gflops": flops / seconds / 1e9}
+        notes = {
+            "loss": float(np.mean([loss for _, loss, _ in points])),
+            "gflops": flops / seconds / 1e9,
+            "exchanging": (points[-1][2] - points[0][2]) / seconds,
+        }
+        return steps * BATCH, seconds, notes
 
-    serve(run)
+    return run
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main()

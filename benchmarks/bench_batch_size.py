@@ -1,6 +1,9 @@
-"""Gradient caching: what a batch of 4096 costs an example, against plain steps in turn in one run, and peak memory.
+"""What a batch costs an example and in memory, by its size: all at once, and with gradient caching.
 
-python benchmarks/bench_gradient_cache.py [cost | memory]
+make bench, or python benchmarks/bench_batch_size.py [cost | memory]
+
+Three layers of MiniLM, InfoNCE, one negative a query, queries of 8 to 16 tokens and documents of 16 to 32. `cost` draws
+docs/cost-batch-size.svg.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plot
 import torch
 
 import losses
@@ -28,19 +32,17 @@ from orchestrator.records import Progress
 from orchestrator.training import Tokens, Validated, train
 from orchestrator.weights import locate
 
+ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 3
-ALL = 10**9
-# name: batch size, steps, activation_tokens
+EXAMPLES = 512  # at least so many a round
+ALL, CACHED, NOTHING = 10**9, TrainingSettings().activation_tokens, 1  # `activation_tokens`
 WAYS = {
-    "plain, batch 32": (32, 16, ALL),
-    "plain, batch 512": (512, 2, ALL),
-    "cached, batch 4096": (4096, 1, TrainingSettings().activation_tokens),
-    "cached, batch 1024, nothing kept": (1024, 1, 1),
+    "all at once": [(batch, ALL) for batch in (16, 32, 64, 128, 256, 512)],
+    "gradient caching": [(batch, CACHED) for batch in (1024, 2048, 4096)],
+    "nothing kept": [(batch, NOTHING) for batch in (512, 4096)],
 }
-MEMORY = [
-    *((batch, ALL) for batch in (256, 1024)),
-    *((batch, tokens) for tokens in (TrainingSettings().activation_tokens, 8192) for batch in (256, 1024, 4096)),
-]
+REFERENCES = ((32, ALL), (512, ALL))  # what ratios are to
+MEMORY = [(256, ALL), (1024, ALL), *((batch, tokens) for tokens in (CACHED, 8192) for batch in (256, 1024, 4096))]
 
 
 class Texts:
@@ -56,7 +58,7 @@ class Texts:
 
 
 class Bench:
-    """Three layers of MiniLM, InfoNCE, one negative a query; queries of 8 to 16 tokens, documents of 16 to 32."""
+    """Trains on random texts."""
 
     def __init__(self) -> None:
         torch.set_num_threads(local_cpus())
@@ -64,9 +66,9 @@ class Bench:
         self.encoder = load_encoder(folder, pooling="mean", normalize=True, layers=(0, 2, 5))
         self.folder = tempfile.mkdtemp()
 
-    def seconds(self, batch: int, steps: int, activation_tokens: int) -> float:
+    def seconds(self, batch: int, activation_tokens: int) -> float:
         """Wall seconds of training, an example."""
-        number = batch * steps
+        number = batch * max(1, EXAMPLES // batch)
         qrels = Qrels(np.arange(number), np.arange(number), np.ones(number, np.int32))
         settings = TrainingSettings(
             batch_size=batch, epochs=1, learning_rate=1e-7, validations=1, activation_tokens=activation_tokens
@@ -78,7 +80,7 @@ class Bench:
             self.encoder,
             losses.build("infonce"),
             settings,
-            Encoding(torch.device("cpu"), settings.precision, settings.token_budget, pad_id=0),
+            Encoding.on(torch.device("cpu"), settings.precision, settings.token_budget, pad_id=0),
             validate=lambda encoder, group: Validated(0.0, TokenCount()),
             report=lambda point, costs: points.append(point),
             checkpoints=Checkpoints(Path(self.folder)),
@@ -88,30 +90,35 @@ class Bench:
 
 def cost() -> None:
     bench = Bench()
-    bench.seconds(32, 2, ALL)
-    bench.seconds(512, 1, 1)
-    rounds = [{name: bench.seconds(*way) for name, way in WAYS.items()} for _ in range(ROUNDS)]
-    for name in WAYS:
-        line = f"{name:<34}{1000 * statistics.median(found[name] for found in rounds):6.2f} ms an example"
-        for plain in list(WAYS)[:2]:
-            ratios = sorted(found[name] / found[plain] for found in rounds)
-            line += f"   {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    ways = [(name, way) for name, ways in WAYS.items() for way in ways]
+    for _, way in ways[:2]:
+        bench.seconds(*way)
+    rounds = [{way: bench.seconds(*way) for _, way in ways} for _ in range(ROUNDS)]
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
+    for name, way in ways:
+        milliseconds = 1000 * statistics.median(found[way] for found in rounds)
+        curves[name].append((way[0], milliseconds))
+        line = f"batch {way[0]:>5}  {name:<18}{milliseconds:6.2f} ms an example"
+        for reference in REFERENCES:
+            ratios = sorted(found[way] / found[reference] for found in rounds)
+            line += f"   {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) of batch {reference[0]}"
         print(line, flush=True)
+    plot.lines(ROOT / "docs" / "cost-batch-size.svg", "batch size", "ms an example", curves)
 
 
 def memory() -> None:
     for batch, activation_tokens in MEMORY:
         command = [sys.executable, __file__, "peak", str(batch), str(activation_tokens)]
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        way = "plain" if activation_tokens == ALL else f"activation_tokens {activation_tokens}"
-        print(f"batch {batch:<6}{way:<26} peak {found[1]} MiB, {found[0]} before the first step", flush=True)
+        way = "all at once" if activation_tokens == ALL else f"activation_tokens {activation_tokens}"
+        print(f"batch {batch:>5}  {way:<26} peak {found[1]} MiB, {found[0]} before the first step", flush=True)
 
 
 def peak(batch: int, activation_tokens: int) -> None:
     """Peak memory of this process before and after a step, MiB."""
     bench = Bench()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    bench.seconds(batch, 1, activation_tokens)
+    bench.seconds(batch, activation_tokens)
     print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 

@@ -1,0 +1,173 @@
+"""What a collection costs by its size, stage by stage, and how much of the bare encoder's rate the pipeline keeps.
+
+make bench, or python benchmarks/bench_corpus_size.py [stages | pipeline]
+
+SciFact's documents with their words shuffled, as often as it takes, and its queries; three layers of MiniLM at 64
+tokens, bf16. `stages` draws docs/cost-corpus-size.svg. `pipeline` encodes the same token shards by the bare encoder in
+this process, by the evaluation in this process, and by two Ray Data actors of one CPU.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+
+import plot
+import torch
+
+from data import Shard, run_shards
+from orchestrator import cluster
+from orchestrator.config import Experiment
+from orchestrator.evaluation import SHARD_DOCUMENTS, EncodeShard, evaluate_all, untrained_model
+from orchestrator.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+SCIFACT = ROOT / "examples" / "scifact"
+SIZES = (1024, 4096, 16_384, 65_536)
+PIPELINE, ROUNDS = 8192, 3
+
+
+def main() -> None:
+    which = sys.argv[1] if len(sys.argv) > 1 else "all"
+    with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as folder:
+        if which in ("all", "pipeline"):
+            pipeline(Path(folder))
+        if which in ("all", "stages"):
+            stages(Path(folder))
+
+
+def stages(folder: Path) -> None:
+    cluster.connect()
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for size in SIZES:
+        workspace = prepared(folder / str(size), size)
+        encoded: list[float] = []
+
+        def evaluate() -> None:
+            evaluate_all(
+                workspace,  # noqa: B023
+                [untrained_model(workspace, "untrained")],  # noqa: B023
+                cluster.WorkerSize(1, 0),
+                cluster.resources(),
+                cluster.connect,
+                on_shard=lambda done, total: encoded.append(time.perf_counter()),  # noqa: B023
+            )
+
+        found = {
+            "read": seconds(lambda: workspace.collection),  # noqa: B023
+            "tokenize": seconds(lambda: workspace.tokens),  # noqa: B023
+            "BM25 ranks": seconds(lambda: workspace.negatives),  # noqa: B023
+        }
+        whole = seconds(evaluate)
+        found["encode"] = encoded[-1] - encoded[0]
+        found["search and measure"] = whole - found["encode"]
+        for stage, took in found.items():
+            curves.setdefault(stage, []).append((size, took))
+        print(
+            f"{size:>6} documents: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in found.items()), flush=True
+        )
+        shutil.rmtree(folder / str(size))
+    plot.lines(ROOT / "docs" / "cost-corpus-size.svg", "documents", "wall seconds", curves)
+
+
+def pipeline(folder: Path) -> None:
+    workspace = prepared(folder / "pipeline", PIPELINE)
+    workspace.tokens  # noqa: B018
+    cpus = cluster.local_cpus()
+    made = folder / "made"
+
+    def bare() -> float:
+        torch.set_num_threads(cpus)
+        encoder, encoding = workspace.load_encoder(), workspace.encoding("bf16", None)
+        sequences = workspace.tokens.documents.take(range(PIPELINE))
+        return seconds(
+            lambda: [
+                encoding.embed(encoder, sequences[start : start + SHARD_DOCUMENTS])
+                for start in range(0, PIPELINE, SHARD_DOCUMENTS)
+            ]
+        )
+
+    def shards(workers: int, connect: Callable[[], None] | None) -> tuple[float, float]:
+        told: list[float] = []
+        run_shards(
+            [Shard(made, number) for number in range(PIPELINE // SHARD_DOCUMENTS)],
+            EncodeShard,
+            {"opened": workspace.opened, "folders": {str(made.absolute()): None}, "threads": cpus // workers},
+            concurrency=workers,
+            num_cpus=cpus // workers,
+            on_shard=lambda done, total: told.append(time.perf_counter()),
+            connect=connect,
+        )
+        shutil.rmtree(made)
+        # Without the start: from the moment when the first shard of each worker is there.
+        steady = (told[-1] - told[workers]) * PIPELINE / (PIPELINE - workers * SHARD_DOCUMENTS)
+        return told[-1] - told[0], steady
+
+    rounds = []
+    for number in range(ROUNDS + 1):
+        alone = bare()
+        here, _ = shards(1, None)
+        whole, steady = shards(cpus, cluster.connect)
+        if number:
+            rounds.append({"in this process": here, f"{cpus} actors": whole, f"{cpus} actors, once started": steady})
+            rounds[-1] = {name: alone / took for name, took in rounds[-1].items()}
+        print(f"  round {number}: bare {alone:.1f} s, in this process {here:.1f}, actors {whole:.1f} ({steady:.1f})")
+    for name in rounds[0]:
+        ratios = sorted(found[name] for found in rounds)
+        print(
+            f"{name}: {statistics.median(ratios):.2f} of the bare encoder's rate ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+
+
+def prepared(folder: Path, size: int) -> Workspace:
+    """A workspace with nothing in its store, of a made-up collection of so many documents."""
+    collection = folder / "collection"
+    (collection / "qrels").mkdir(parents=True)
+    with gzip.open(SCIFACT / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+        originals = [json.loads(line) for line in file]
+    draw = random.Random(size)
+    with (collection / "corpus.jsonl").open("w", encoding="utf-8") as file:
+        for row, original in enumerate(islice(cycle(originals), size)):
+            words = original["text"].split()
+            draw.shuffle(words)
+            file.write(json.dumps({"_id": f"d{row}", "title": original["title"], "text": " ".join(words)}) + "\n")
+    with gzip.open(SCIFACT / "queries.jsonl.gz", "rt", encoding="utf-8") as file:
+        queries = [json.loads(line) for line in file]
+    with (collection / "queries.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(query) + "\n" for query in queries)
+    for split, chosen in (("train", queries[::2]), ("test", queries[1::2])):
+        lines = [f"{query['_id']}\td{row}\t1" for row, query in enumerate(chosen)]
+        (collection / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    experiment = {
+        "name": "bench",
+        "collection": {"format": "beir", "path": str(collection), "validation": 0.1},
+        "encoder": {
+            "model": "sentence-transformers/all-MiniLM-L6-v2",
+            "layers": [0, 2, 5],
+            "query_tokens": 64,
+            "document_tokens": 64,
+        },
+        "negatives": {"source": "bm25", "per_query": 1},
+        "recipes": [{"recipe": "arm-adaptive"}],
+        "store": str(folder / "store"),
+    }
+    return Workspace(Experiment.model_validate(experiment), cluster.connect)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

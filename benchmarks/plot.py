@@ -1,0 +1,29 @@
+"""A plot for the documentation: lines on log scales, one file that reads on light and on dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.report.svg import MARKERS, PALETTE
+
+
+def lines(path: Path, across: str, up: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Draw each curve's points, joined, on axes that both are logarithmic."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": path.name, "font.size": 9.5, "legend.frameon": False}):
+        figure = Figure(figsize=(5.6, 3.7), layout="constrained", facecolor="white")
+        axes = figure.add_subplot()
+        for name, (colour, _), marker in zip(curves, PALETTE, MARKERS, strict=False):
+            axes.plot(*zip(*curves[name], strict=True), label=name, color=colour, marker=marker, markersize=5)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.grid(alpha=0.2)
+        axes.legend()
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
