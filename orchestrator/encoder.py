@@ -94,6 +94,7 @@ def load_encoder(
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # it tells of poolers that nobody wants
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Eager attention: under bf16 autocast on a CPU it trains 1.4 times as fast as sdpa at these lengths.

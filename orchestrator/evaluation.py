@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -138,7 +137,6 @@ class EncodeShard:
         import torch
 
         torch.set_num_threads(threads)
-        logging.getLogger("transformers").setLevel(logging.ERROR)  # it tells of poolers that nobody wants
         self._workspace = Workspace.of(opened)
         self._folders = folders
         self._loaded: tuple[str, BiEncoder] | None = None

@@ -7,7 +7,6 @@ workers the trial starts a Ray Train worker group. What a trial came to is in it
 from __future__ import annotations
 
 import gc
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -156,12 +155,11 @@ def worker_workspace(opened: Opened) -> Workspace:
 
 
 def prepare_process(size: WorkerSize) -> None:
-    """Use the CPUs that were granted (Ray sets OMP_NUM_THREADS=1), and keep libraries quiet."""
+    """Use the CPUs that were granted (Ray sets OMP_NUM_THREADS=1)."""
     import torch
 
     torch.set_num_threads(size.cpus)
     gc.set_threshold(100_000, 50, 100)  # as in the driver (`cli.main`): transformers is about to be imported
-    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 def _refused() -> Any:
