@@ -13,7 +13,6 @@ import gzip
 import json
 import random
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import plot
 import torch
+from timing import seconds, spread
 
 from data import Shard, run_shards
 from orchestrator import cluster
@@ -33,7 +33,7 @@ from orchestrator.workspace import Workspace
 ROOT = Path(__file__).resolve().parent.parent
 SCIFACT = ROOT / "examples" / "scifact"
 SIZES = (1024, 4096, 16_384, 65_536)
-PIPELINE, ROUNDS = 8192, 3
+PIPELINE, ROUNDS = 6144, 3
 
 
 def main() -> None:
@@ -49,34 +49,35 @@ def stages(folder: Path) -> None:
     cluster.connect()
     curves: dict[str, list[tuple[float, float]]] = {}
     for size in SIZES:
-        workspace = prepared(folder / str(size), size)
-        encoded: list[float] = []
-
-        def evaluate() -> None:
-            evaluate_all(
-                workspace,  # noqa: B023
-                [untrained_model(workspace, "untrained")],  # noqa: B023
-                cluster.WorkerSize(1, 0),
-                cluster.resources(),
-                cluster.connect,
-                on_shard=lambda done, total: encoded.append(time.perf_counter()),  # noqa: B023
-            )
-
-        found = {
-            "read": seconds(lambda: workspace.collection),  # noqa: B023
-            "tokenize": seconds(lambda: workspace.tokens),  # noqa: B023
-            "BM25 ranks": seconds(lambda: workspace.negatives),  # noqa: B023
-        }
-        whole = seconds(evaluate)
-        found["encode"] = encoded[-1] - encoded[0]
-        found["search and measure"] = whole - found["encode"]
+        found = stages_of(prepared(folder / str(size), size))
         for stage, took in found.items():
             curves.setdefault(stage, []).append((size, took))
-        print(
-            f"{size:>6} documents: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in found.items()), flush=True
-        )
+        print(f"{size:>6} documents:", ", ".join(f"{stage} {took:.1f} s" for stage, took in found.items()), flush=True)
         shutil.rmtree(folder / str(size))
     plot.lines(ROOT / "docs" / "cost-corpus-size.svg", "documents", "wall seconds", curves)
+
+
+def stages_of(workspace: Workspace) -> dict[str, float]:
+    """Wall seconds of every stage, the start of its workers included."""
+    found = {
+        "read": seconds(lambda: workspace.collection),
+        "tokenize": seconds(lambda: workspace.tokens),
+        "BM25 ranks": seconds(lambda: workspace.negatives),
+    }
+    encoded: list[float] = []
+    whole = seconds(
+        lambda: evaluate_all(
+            workspace,
+            [untrained_model(workspace, "untrained")],
+            cluster.WorkerSize(1, 0),
+            cluster.resources(),
+            cluster.connect,
+            on_shard=lambda done, total: encoded.append(time.perf_counter()),
+        )
+    )
+    found["encode"] = encoded[-1] - encoded[0]
+    found["search and measure"] = whole - found["encode"]
+    return found
 
 
 def pipeline(folder: Path) -> None:
@@ -122,10 +123,7 @@ def pipeline(folder: Path) -> None:
             rounds[-1] = {name: alone / took for name, took in rounds[-1].items()}
         print(f"  round {number}: bare {alone:.1f} s, in this process {here:.1f}, actors {whole:.1f} ({steady:.1f})")
     for name in rounds[0]:
-        ratios = sorted(found[name] for found in rounds)
-        print(
-            f"{name}: {statistics.median(ratios):.2f} of the bare encoder's rate ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+        print(f"{name}: {spread(found[name] for found in rounds)} of the bare encoder's rate")
 
 
 def prepared(folder: Path, size: int) -> Workspace:
@@ -161,12 +159,6 @@ def prepared(folder: Path, size: int) -> Workspace:
         "store": str(folder / "store"),
     }
     return Workspace(Experiment.model_validate(experiment), cluster.connect)
-
-
-def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

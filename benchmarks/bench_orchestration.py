@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import tiny_flow  # noqa: E402
+from timing import seconds  # noqa: E402
 
 TRAINING_SECONDS = 600.0
 POLL_SECONDS = 0.005
@@ -63,7 +64,7 @@ def main() -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    spread("--help", [seconds(lambda: run("-m", "orchestrator", "--help")) for _ in range(ROUNDS)])
+    median("--help", [seconds(lambda: run("-m", "orchestrator", "--help")) for _ in range(ROUNDS)])
     with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as temporary:
         folder = Path(temporary)
         tiny_flow.write_collection(folder / "collection")
@@ -86,12 +87,12 @@ def main() -> None:
         print(f"{'  of 10 minutes':<24}{overhead / TRAINING_SECONDS:8.1%}    computed")
         again = seconds(lambda: run("-m", "orchestrator", "compare", str(folder / "one.yaml")))
         line("on a filled store", again, "the whole command")
-        spread("further trial", compare("search", SEARCH, 2).gaps)
+        median("further trial", compare("search", SEARCH, 2).gaps)
 
         stages = [str(path.parent) for path in sorted(folder.glob("store-one/*/*/manifest.json"))]
         seen = [json.loads(run("-c", VERIFY, *stages)) for _ in range(ROUNDS)]
         for kind in seen[0]:
-            spread(f"cached {kind}", [value for values in seen for value in values[kind]])
+            median(f"cached {kind}", [value for values in seen for value in values[kind]])
 
 
 def line(what: str, value: float, words: str) -> None:
@@ -99,8 +100,8 @@ def line(what: str, value: float, words: str) -> None:
     print(f"{what:<24}{value:8.3f} s  {words}", flush=True)
 
 
-def spread(what: str, values: list[float]) -> None:
-    """A line of the result: a median."""
+def median(what: str, values: list[float]) -> None:
+    """A line of the result that sums up rounds."""
     line(what, statistics.median(values), f"median of {len(values)}, {min(values):.3f} to {max(values):.3f}")
 
 
@@ -162,13 +163,6 @@ def write_model(folder: Path) -> None:
         vocab_size=30_522, hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536
     )
     BertModel(config).save_pretrained(folder)
-
-
-def seconds(call: Any) -> float:
-    """How long a call takes."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

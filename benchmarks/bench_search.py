@@ -9,13 +9,13 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pyarrow as pa
+from timing import seconds, spread
 
 from orchestrator import cluster
 from orchestrator.search import Found, Stored, Tasks, search, search_shards, table
@@ -65,9 +65,8 @@ def compare(what: str, theirs: Callable[[], object], ours: dict[str, Callable[[]
     base, *others = zip(*rounds, strict=True)
     print(f"{what}: {'IndexFlatIP':<12} {statistics.median(base):5.2f} s (median of {ROUNDS})")
     for name, times in zip(ours, others, strict=True):
-        ratios = sorted(time / of for time, of in zip(times, base, strict=True))
-        spread = f"{statistics.median(ratios):.2f} times as long ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"{what}: {name:<12} {statistics.median(times):5.2f} s, {spread}")
+        ratios = spread(time / of for time, of in zip(times, base, strict=True))
+        print(f"{what}: {name:<12} {statistics.median(times):5.2f} s, {ratios} times as long")
     assert all((found.rows == hits[0].rows).all() for found in hits)
 
 
@@ -107,12 +106,6 @@ def unit(rng: np.random.Generator, count: int) -> Floats:
 def normalised(vectors: Floats) -> Floats:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
-
-
-def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

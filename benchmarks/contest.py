@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from timing import spread
+
 ROOT = Path(__file__).resolve().parent.parent
 OURS = Path(sys.executable)
 OTHERS = ROOT / ".venv-bench" / "bin" / "python"
@@ -93,8 +95,7 @@ def contest(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Roun
 
 def ratio(results: dict[str, list[Round]], ours: str, other: str) -> str:
     """How many times the rate of another ours is: the median over rounds, and the lowest and highest."""
-    ratios = sorted(a.rate / b.rate for a, b in zip(results[ours], results[other], strict=True))
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    return spread(a.rate / b.rate for a, b in zip(results[ours], results[other], strict=True))
 
 
 def rate(rounds: Sequence[Round]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
@@ -70,7 +71,7 @@ class LossOutput(NamedTuple):
     diagnostics: dict[str, Tensor]
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """One idea of what to minimise. A subclass writes `compute` and declares:
 
     name: the word for it in a configuration.
@@ -110,9 +111,9 @@ class Loss(nn.Module):
         with torch.autocast(embeddings.queries.device.type, enabled=False):
             return self.compute(embeddings.full_precision(), signals)
 
+    @abstractmethod
     def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
         """The loss itself, on float32 or float64 embeddings."""
-        raise NotImplementedError
 
 
 def output(per_example: Tensor, **diagnostics: Tensor) -> LossOutput:
