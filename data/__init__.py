@@ -4,7 +4,7 @@ Importing it takes numpy and pyarrow. Ray, transformers and bm25s are imported b
 """
 
 from data.bm25 import rank
-from data.collection import Collection, Qrels, load, open_collection
+from data.collection import Collection, Qrels, Rows, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
 from data.negatives import NegativeSource, RandomNegatives, RankedNegatives
@@ -23,6 +23,7 @@ __all__ = [
     "Qrels",
     "RandomNegatives",
     "RankedNegatives",
+    "Rows",
     "Shard",
     "Stage",
     "Store",

@@ -7,9 +7,11 @@ mid-epoch exact, and the batches of eight workers those of one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from data.collection import Qrels, Rows
 from data.errors import UserError
@@ -34,6 +36,20 @@ class Examples:
     def __len__(self) -> int:
         return len(self.query_rows)
 
+    @cached_property
+    def _by_query(self) -> Examples:
+        order = np.argsort(self.query_rows, kind="stable")
+        return Examples(self.query_rows[order], self.positive_rows[order])
+
+    def relevant(self, query_rows: Rows, doc_rows: Rows) -> npt.NDArray[np.bool_]:
+        """Which of the documents (C,) are relevant for which of the queries (B,): (B, C)."""
+        mask = np.zeros((len(query_rows), len(doc_rows)), np.bool_)
+        query, pair = _matches(self._by_query.query_rows, query_rows)
+        order = np.argsort(doc_rows, kind="stable")
+        pair_of_match, place = _matches(doc_rows[order], self._by_query.positive_rows[pair])
+        mask[query[pair_of_match], order[place]] = True
+        return mask
+
 
 class Batch(NamedTuple):
     """Rows of one step: queries (B,), positives (B,), negatives (B, K)."""
@@ -41,6 +57,11 @@ class Batch(NamedTuple):
     queries: Rows
     positives: Rows
     negatives: Rows
+
+    @property
+    def documents(self) -> Rows:
+        """The positives, then the negatives, those of the first query first: (B + B·K,)."""
+        return np.concatenate([self.positives, self.negatives.ravel()])
 
     def part(self, rank: int, workers: int) -> Batch:
         """The share of worker `rank`: an equal, contiguous slice. Raises UserError if the batch cannot be so cut."""
@@ -100,8 +121,22 @@ class BatchPlan:
         negatives = self.negatives.draw(queries, np.random.default_rng([self.seed, epoch, step, 1]))
         return Batch(queries, self.examples.positive_rows[chosen], negatives)
 
+    def relevant(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """Which documents of a whole batch are relevant for which query apart from its own positive: (B, B + B·K)."""
+        mask = self.examples.relevant(batch.queries, batch.documents)
+        np.fill_diagonal(mask, False)
+        return mask
+
     def _permutation(self, epoch: int) -> Rows:
         if epoch != self._epoch:  # kept, because it is the same for every step of the epoch
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
             self._epoch = epoch
         return self._order
+
+
+def _matches(ordered: Rows, values: Rows) -> tuple[Rows, Rows]:
+    """All (i, j) with values[i] == ordered[j], two arrays of one length."""
+    first = np.searchsorted(ordered, values, side="left")
+    counts = np.searchsorted(ordered, values, side="right") - first
+    i = np.repeat(np.arange(len(values)), counts)
+    return i, np.arange(len(i)) + np.repeat(first - (np.cumsum(counts) - counts), counts)

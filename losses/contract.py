@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -18,12 +18,18 @@ class Embeddings:
     """The encoded batch: B queries, a positive document for each, and K negatives for each.
 
     Shapes: queries (B, D), positives (B, D), negatives (B, K, D), with B >= 1 and K >= 0.
-    Raises ValueError, naming the three shapes, where they do not fit each other.
+
+    The documents of a batch are its B positives, then its B·K negatives, those of query 0 first. `relevant`
+    (B, B + B·K), bool, says which of them are relevant to which query apart from its own positive, so that no loss
+    takes them for its negatives; None where there is no such pair.
+
+    Raises ValueError, naming the shapes, where they do not fit each other.
     """
 
     queries: Tensor
     positives: Tensor
     negatives: Tensor
+    relevant: Tensor | None = None
 
     def __post_init__(self) -> None:
         Q, P, N = (tuple(x.shape) for x in (self.queries, self.positives, self.negatives))
@@ -33,6 +39,17 @@ class Embeddings:
                 "embeddings must be queries (B, D), positives (B, D), negatives (B, K, D) with B > 0, "
                 f"not queries {Q}, positives {P}, negatives {N}"
             )
+        if (R := self.relevant) is not None and (R.shape != (Q[0], Q[0] * (1 + N[1])) or R.dtype != torch.bool):
+            raise ValueError(
+                f"what else is relevant must be (B, B + B·K) of bool, here {(Q[0], Q[0] * (1 + N[1]))}, "
+                f"not {tuple(R.shape)} of {R.dtype}"
+            )
+
+    @property
+    def kept(self) -> Tensor | None:
+        """Which negatives (j, k) of the batch are negatives of query i, (B, B, K); None where all of them are."""
+        B, K, _ = self.negatives.shape
+        return None if self.relevant is None else ~self.relevant[:, B:].view(B, B, K)
 
     def full_precision(self) -> Embeddings:
         """The same batch with float16 and bfloat16 raised to float32; float32 and float64 stay as they are."""
@@ -40,7 +57,9 @@ class Embeddings:
         def raised(x: Tensor) -> Tensor:
             return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
-        return Embeddings(raised(self.queries), raised(self.positives), raised(self.negatives))
+        return replace(
+            self, queries=raised(self.queries), positives=raised(self.positives), negatives=raised(self.negatives)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +111,10 @@ class Loss(nn.Module, ABC):
         """The parameters of this instance that want tuning; empty where it is parameter-free."""
         return tuple(parameter for parameter in self.tunable if not isinstance(getattr(self, parameter), str))
 
+    def negatives_met(self, B: int, K: int) -> int:
+        """How many negatives a query meets in a batch of B queries with K negatives each, its own K included."""
+        return K
+
     def forward(self, embeddings: Embeddings, signals: Signals | None = None) -> LossOutput:
         """Check what the loss needs, then compute it in float32 or better, under autocast too.
 
@@ -114,6 +137,11 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
         """The loss itself, on float32 or float64 embeddings."""
+
+
+def mean(x: Tensor, kept: Tensor | None = None, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """The mean over `dim`, or over all, of the entries that are kept; None keeps all of them."""
+    return x.mean(dim) if kept is None else (x * kept).sum(dim) / kept.sum(dim)
 
 
 def output(per_example: Tensor, **diagnostics: Tensor) -> LossOutput:

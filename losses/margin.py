@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.checks import choice, flag, number, shown
-from losses.contract import Embeddings, Loss, LossOutput, Signals, output
+from losses.contract import Embeddings, Loss, LossOutput, Signals, mean, output
 from losses.similarity import unit
 
 
@@ -23,7 +23,7 @@ class Margin(Loss):
             triple's margin against the targets (1 + cos(p_i, n)) / 2 of every positive in the batch.
         in_batch: None, each triple alone; or which margins form the B x B grid: "rows", M[i, j] = cos(q_i, p_i) -
             cos(q_i, n_j) (the textbook's), "columns", M[i, j] = cos(q_j, p_j) - cos(q_i, n_j) (the reference code's).
-            In both T[i, j] = (1 + cos(p_i, n_j)) / 2.
+            In both T[i, j] = (1 + cos(p_i, n_j)) / 2, and the grid has no entry where n_j is relevant to q_i.
         error: e(x), "l2" x², "l1" |x| or "soft" log(1 + e^-x).
         detach_target: no gradient through T (an ablation; the paper's gradient flows through it).
 
@@ -59,6 +59,10 @@ class Margin(Loss):
             )
         self.in_batch, self.error, self.detach_target = in_batch, error, flag("detach_target", detach_target)
 
+    def negatives_met(self, B: int, K: int) -> int:
+        """Those of its own triples, or of a row of the grid."""
+        return B * K if self.in_batch else K
+
     def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
         """The loss of a batch; indices: query i, triple j, negative k."""
         q, p, n = unit(embeddings.queries), unit(embeddings.positives), unit(embeddings.negatives)
@@ -69,15 +73,18 @@ class Margin(Loss):
         if self.detach_target:
             T = T.detach()
         entries = self._error(M - T)
-        # "distributed" has one margin a triple j, met by the targets of all i: (B_i, B_j, K). All else begins with i.
-        per_example = entries.mean(dim=(0, 2)) if self.target == "distributed" else entries.flatten(1).mean(dim=1)
+        kept = embeddings.kept if self.in_batch else None
+        if self.target == "distributed":  # one margin a triple j, met by the targets of all i: (B_i, B_j, K)
+            per_example = entries.mean(dim=(0, 2))
+        else:
+            per_example = mean(entries, kept, tuple(range(1, entries.ndim)))
         return output(
             per_example,
-            margin=M.mean(),
-            target=T.mean(),
+            margin=mean(M, kept),
+            target=mean(T.expand_as(M), kept) if kept is not None else T.mean(),
             positive_similarity=P.mean(),
             negative_similarity=own.mean(),
-            satisfied=(M >= T).to(M.dtype).mean(),
+            satisfied=mean((M >= T).to(M.dtype), kept),
         )
 
     def _margins(self, q: Tensor, n: Tensor, P: Tensor, own: Tensor) -> Tensor:

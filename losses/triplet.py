@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from losses.checks import choice, number, shown
-from losses.contract import Embeddings, Loss, LossOutput, Signals, output
+from losses.contract import Embeddings, Loss, LossOutput, Signals, mean, output
 from losses.similarity import unit
 
 
@@ -17,7 +17,8 @@ class Triplet(Loss):
 
     Args:
         margin: θ in (0, 2], the width of cosine differences.
-        in_batch: None, each triple alone; "rows", M[i, j] = cos(q_i, p_i) - cos(q_i, n_j) for all i, j.
+        in_batch: None, each triple alone; "rows", M[i, j] = cos(q_i, p_i) - cos(q_i, n_j) for all i, j but those where
+            n_j is relevant to q_i.
 
     Needs queries (B, D), positives (B, D), negatives (B, K, D), K >= 1. `per_example` is the mean over a query's
     triples, or over row i. Diagnostics: means of M, of cos(q, p) and cos(q, n) within the triples, and the share of
@@ -39,17 +40,22 @@ class Triplet(Loss):
         choice("in_batch", in_batch, (None, "rows"))
         self.margin, self.in_batch = theta, in_batch
 
+    def negatives_met(self, B: int, K: int) -> int:
+        """Those of its own triples, or of a row of the grid."""
+        return B * K if self.in_batch else K
+
     def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
         """The loss of a batch."""
         q, p, n = unit(embeddings.queries), unit(embeddings.positives), unit(embeddings.negatives)
         P = torch.einsum("id,id->i", q, p)
         own = torch.einsum("id,ikd->ik", q, n)
         N = own if self.in_batch is None else torch.einsum("id,jkd->ijk", q, n).flatten(1)
+        kept = embeddings.kept.flatten(1) if self.in_batch and embeddings.kept is not None else None
         M = P[:, None] - N
         return output(
-            (self.margin - M).relu().mean(dim=1),
-            margin=M.mean(),
+            mean((self.margin - M).relu(), kept, dim=1),
+            margin=mean(M, kept),
             positive_similarity=P.mean(),
             negative_similarity=own.mean(),
-            satisfied=(self.margin <= M).to(M.dtype).mean(),
+            satisfied=mean((self.margin <= M).to(M.dtype), kept),
         )

@@ -12,15 +12,18 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import losses
 from data import Qrels, Stage, fingerprint
 from data.store import Json, manifest
 from orchestrator import cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
+from orchestrator.encoding import TOKEN_BUDGET
 from orchestrator.evaluation import Evaluated, Model, evaluate_all, trained_model, untrained_model
 from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
+from orchestrator.training import padding_share
 from orchestrator.trial import MODEL, Entry, stage_of
 from orchestrator.tuning import run_all, trials_of, winner_of
 from orchestrator.watch import Watch
@@ -79,12 +82,23 @@ class Job:
     def mine(self) -> None:
         """The negatives, the validation pool, and the order of the batches."""
         for row in self.experiment.recipes:
-            plan = self.workspace.plan(self.experiment.training_for(row))
-            negatives = plan.negatives.per_query
-            self.display.line(
-                f"{row.name}: {plan.total_steps} steps of {plan.batch_size} queries, {negatives} own negative(s) each"
-            )
+            self.display.line(f"{row.name}: {self._batches(row)}")
         self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
+
+    def _batches(self, row: RecipeSettings) -> str:
+        """What the batches of a row are made of, in words."""
+        settings, workers = self.experiment.training_for(row), self.experiment.scaling.workers
+        plan, run = self.workspace.plan(settings), runs_of(self.experiment, row)[0]
+        B, K = plan.batch_size, plan.negatives.per_query
+        others = losses.build(run.loss, **run.parameters).negatives_met(B, K) - K
+        elsewhere = round(others * (B - B / workers) / max(1, B - 1))
+        budget = settings.token_budget or TOKEN_BUDGET["cuda" if self.size.gpus else "cpu"]
+        padding = padding_share(plan, self.workspace.tokens, budget, workers)
+        across = f", {elsewhere:,} of these cross-device" if workers > 1 else ""
+        return (
+            f"{plan.total_steps} steps of {B} queries; negatives a query: {K} own, {others:,} in-batch{across}; "
+            f"padding {padding:.1%}"
+        )
 
     def ready(self) -> None:
         """Check, prepare and mine."""

@@ -18,12 +18,11 @@ from losses import Embeddings, Loss, LossOutput
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import TrainingSettings
 from orchestrator.encoder import BiEncoder
-from orchestrator.encoding import Encoding, TokenCount
+from orchestrator.encoding import Encoding, TokenCount, chunks
 from orchestrator.gradient_cache import GradientCache
 from orchestrator.group import Group
 from orchestrator.records import Cost, Progress
 
-Rows = npt.NDArray[np.int64]
 Costs = tuple[Cost, ...]
 
 
@@ -136,8 +135,11 @@ def train(
             )
 
         optimizer.zero_grad(set_to_none=True)
-        batch = plan.batch(step).part(group.rank, group.size)
-        output, count = _back_propagate(batch, tokens, encoder, loss, encoding, settings.activation_tokens, group)
+        whole = plan.batch(step)
+        relevant, batch = plan.relevant(whole), whole.part(group.rank, group.size)
+        output, count = _back_propagate(
+            batch, relevant, tokens, encoder, loss, encoding, settings.activation_tokens, group
+        )
         if settings.clip is not None:
             nn.utils.clip_grad_norm_([*encoder.parameters(), *loss.parameters()], settings.clip)
         optimizer.step()
@@ -187,6 +189,19 @@ def validation_points(total_steps: int, validations: int) -> list[int]:
     return sorted({math.ceil(total_steps * i / validations) for i in range(1, validations + 1)})
 
 
+def padding_share(plan: BatchPlan, tokens: Tokens, token_budget: int, workers: int, steps: int = 20) -> float:
+    """The share of padding in the chunks that the first worker encodes in the first steps."""
+    count = TokenCount()
+    for step in range(min(steps, plan.total_steps)):
+        batch = plan.batch(step).part(0, workers)
+        rows = np.unique(batch.queries), np.unique(batch.documents)
+        lengths = np.concatenate([tokens.queries.lengths[rows[0]], tokens.documents.lengths[rows[1]]])
+        for chunk in chunks(lengths, token_budget):
+            count.tokens += int(lengths[chunk].sum())
+            count.padded += len(chunk) * int(lengths[chunk[0]])
+    return 1 - count.tokens / count.padded
+
+
 def learning_rate_factor(step: int, total_steps: int, warmup: float, schedule: str = "linear") -> float:
     """Factor of the learning rate: linear from 0 over the warm-up share of the steps, then linear to 0, or 1."""
     warm = warmup * total_steps
@@ -207,6 +222,7 @@ def _optimizer(encoder: nn.Module, loss: nn.Module, settings: TrainingSettings) 
 
 def _back_propagate(
     batch: Batch,
+    relevant: npt.NDArray[np.bool_],
     tokens: Tokens,
     encoder: BiEncoder,
     loss: Loss,
@@ -218,15 +234,17 @@ def _back_propagate(
     rank's is encoded once.
     """
     query_rows, query_index = np.unique(batch.queries, return_inverse=True)
-    documents = np.concatenate([batch.positives, batch.negatives.ravel()])
-    doc_rows, doc_index = np.unique(documents, return_inverse=True)
+    doc_rows, doc_index = np.unique(batch.documents, return_inverse=True)
     sequences = tokens.queries.take(query_rows) + tokens.documents.take(doc_rows)
     cache = GradientCache(encoder, encoding, sequences, activation_tokens)
     index = torch.from_numpy(np.concatenate([query_index, len(query_rows) + doc_index])).to(cache.vectors.device)
     B, K = batch.negatives.shape
     q, p, n = cache.vectors.index_select(0, index).split([B, B, B * K])
     embeddings = Embeddings(
-        queries=group.gather(q), positives=group.gather(p), negatives=group.gather(n.view(B, K, -1))
+        queries=group.gather(q),
+        positives=group.gather(p),
+        negatives=group.gather(n.view(B, K, -1)),
+        relevant=torch.from_numpy(relevant).to(q.device) if relevant.any() else None,
     )
     output = loss(embeddings)
     output.loss.backward()

@@ -23,7 +23,7 @@ from orchestrator.runs import RunSpec
 from orchestrator.training import Costs, train
 from orchestrator.workspace import Workspace
 
-VERSION = 2
+VERSION = 3
 JOURNAL = "journal.jsonl"
 RECORD = "trial.json"
 MODEL = "model"

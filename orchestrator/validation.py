@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data import Qrels
+from data import Qrels, Rows
 from orchestrator.encoder import BiEncoder
 from orchestrator.encoding import Encoding, TokenCount
 from orchestrator.group import Group
 from orchestrator.measures import Run, evaluate, judgments, parse
 from orchestrator.search import search
-from orchestrator.training import Rows, Tokens, Validated
+from orchestrator.training import Tokens, Validated
 
 MEASURE = "nDCG@10"
 

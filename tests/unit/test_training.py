@@ -24,6 +24,7 @@ from tiny_training import (
     DOCUMENT_LENGTHS,
     LOSSES,
     QUERY_LENGTHS,
+    RELEVANT,
     VALIDATED,
     Recorder,
     Stopped,
@@ -48,12 +49,15 @@ from orchestrator.training import learning_rate_factor, validation_points
 RATES = [1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3]
 
 
+PAIRS = set(zip(RELEVANT.query_row.tolist(), RELEVANT.doc_row.tolist(), strict=True))
+
+
 def by_hand(trained: BiEncoder, loss: Loss, of: BatchPlan) -> tuple[list[float], list[float]]:
     """Train with nothing but arithmetic; the losses and the gradient norms of all steps."""
     chosen, rows = settings(), tokens()
     named = [*trained.named_parameters(), *((f"loss.{name}", p) for name, p in loss.named_parameters())]
     first, second = ({name: torch.zeros_like(p) for name, p in named} for _ in range(2))
-    curve, norms = [], []
+    curve, norms, masked = [], [], []
     for step in range(6):
         batch = of.batch(step)
 
@@ -62,6 +66,9 @@ def by_hand(trained: BiEncoder, loss: Loss, of: BatchPlan) -> tuple[list[float],
             mean = states.mean(0)
             return mean / mean.norm()
 
+        documents = [*batch.positives, *batch.negatives.ravel()]
+        other = [[i != c and (q, d) in PAIRS for c, d in enumerate(documents)] for i, q in enumerate(batch.queries)]
+        masked.append(any(map(any, other)))
         out = loss(
             Embeddings(
                 torch.stack([vector(rows.queries.take([row])[0]) for row in batch.queries]),
@@ -69,6 +76,7 @@ def by_hand(trained: BiEncoder, loss: Loss, of: BatchPlan) -> tuple[list[float],
                 torch.stack(
                     [torch.stack([vector(rows.documents.take([n])[0]) for n in line]) for line in batch.negatives]
                 ),
+                torch.tensor(other),
             )
         )
         curve.append(out.loss.item())
@@ -85,6 +93,7 @@ def by_hand(trained: BiEncoder, loss: Loss, of: BatchPlan) -> tuple[list[float],
                 if p.ndim > 1:
                     p -= rate * chosen.weight_decay * p
                 p -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+    assert any(masked), "what is relevant to another query is met"
     return curve, norms
 
 
@@ -300,6 +309,8 @@ def test_what_occurs_twice_in_a_batch_is_encoded_once(tmp_path: Path, monkeypatc
                 alone.encode(at_rest, rows.queries.take(batch.queries)),
                 alone.encode(at_rest, rows.documents.take(batch.positives)),
                 alone.encode(at_rest, rows.documents.take(batch.negatives.ravel())).view(4, 2, -1),
+                # Both queries have both positives, and the negatives are neither.
+                torch.cat([~torch.eye(4, dtype=torch.bool), torch.zeros(4, 8, dtype=torch.bool)], dim=1),
             )
         )
     assert recorder.points[0].loss == pytest.approx(out.loss.item(), rel=1e-5)

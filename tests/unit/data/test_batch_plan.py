@@ -108,3 +108,27 @@ def test_refuses() -> None:
     for step in (-1, plan.total_steps):
         with pytest.raises(IndexError):
             plan.batch(step)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40, unique=True),
+    queries=st.lists(st.integers(0, 12), max_size=12),
+    documents=st.lists(st.integers(0, 12), max_size=20),
+)
+def test_relevant_equals_the_loop(pairs: list[tuple[int, int]], queries: list[int], documents: list[int]) -> None:
+    examples = Examples(*np.array(pairs, np.int64).T)
+    mask = examples.relevant(np.array(queries, np.int64), np.array(documents, np.int64))
+    assert mask.tolist() == [[(q, d) in pairs for d in documents] for q in queries]
+
+
+def test_what_else_is_relevant_in_a_batch_by_hand() -> None:
+    # Query 0 has documents 0 and 1, query 1 document 0, query 2 document 2; what is judged 0 is not relevant.
+    judged = Qrels(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 0, 2, 0]), np.array([1, 2, 1, 1, 0], np.int32))
+    plan = BatchPlan(Examples.of(judged), RandomNegatives(4, judged, 1), 4, 1, 0)
+    batch = Batch(np.array([0, 1, 2, 0]), np.array([0, 0, 2, 1]), np.array([[3], [1], [0], [2]]))
+    assert plan.relevant(batch).astype(int).tolist() == [
+        [0, 1, 0, 1, 0, 1, 1, 0],  # the same document for query 1, its own other one, and both as others' negatives
+        [1, 0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0, 1],
+        [1, 1, 0, 0, 0, 1, 1, 0],
+    ]

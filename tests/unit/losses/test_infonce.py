@@ -6,15 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vectors import batch, changed, permuted, tensors
 
 from losses import Embeddings, InfoNCE
-
-
-def batch(B: int = 4, K: int = 2, D: int = 5, seed: int = 0) -> Embeddings:
-    generator = torch.Generator().manual_seed(seed)
-    return Embeddings(
-        *(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((B, D), (B, D), (B, K, D)))
-    )
 
 
 def test_two_queries_by_hand():
@@ -35,16 +29,19 @@ def test_two_queries_by_hand():
     )
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("K", [0, 1, 3])
-def test_equals_the_loop_over_all_candidates(K):
-    embeddings = batch(K=K)
+def test_equals_the_loop_over_all_candidates(K, masked):
+    embeddings = batch(K=K, masked=masked)
     q, p, n = embeddings.queries, embeddings.positives, embeddings.negatives
     candidates = [*p, *(n[j, k] for j in range(4) for k in range(K))]
     expected, first = [], 0
     for i in range(4):
-        logits = torch.stack([torch.nn.functional.cosine_similarity(q[i], d, dim=0) / 0.1 for d in candidates])
-        expected.append(torch.nn.functional.cross_entropy(logits[None], torch.tensor([i])))
-        first += all(logits[i] >= logit for logit in logits)
+        kept = [c for c in range(len(candidates)) if not (masked and embeddings.relevant[i, c])]
+        logits = torch.stack([torch.nn.functional.cosine_similarity(q[i], candidates[c], dim=0) / 0.1 for c in kept])
+        at = kept.index(i)
+        expected.append(torch.nn.functional.cross_entropy(logits[None], torch.tensor([at])))
+        first += all(logits[at] >= logit for logit in logits)
     out = InfoNCE(temperature=0.1)(embeddings)
     torch.testing.assert_close(out.per_example, torch.stack(expected))
     torch.testing.assert_close(out.loss, out.per_example.mean())
@@ -65,22 +62,26 @@ def test_without_negatives_no_diagnostic_speaks_of_them():
     assert set(InfoNCE()(batch(K=0)).diagnostics) == {"accuracy", "positive_similarity"}
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("K", [0, 1, 2])
-def test_gradient_against_finite_differences(K):
-    inputs = [x.requires_grad_() for x in vars(batch(B=3, K=K, D=3)).values()]
-    assert torch.autograd.gradcheck(lambda q, p, n: InfoNCE(0.5)(Embeddings(q, p, n)).loss, inputs)
+def test_gradient_against_finite_differences(K, masked):
+    embeddings = batch(B=3, K=K, D=3, masked=masked)
+    inputs = [x.requires_grad_() for x in tensors(embeddings)]
+    assert torch.autograd.gradcheck(lambda *x: InfoNCE(0.5)(changed(embeddings, *x)).loss, inputs)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    order=st.integers(1, 6).flatmap(lambda B: st.permutations(range(B))), K=st.integers(0, 3), seed=st.integers(0, 99)
+    order=st.integers(1, 6).flatmap(lambda B: st.permutations(range(B))),
+    K=st.integers(0, 3),
+    seed=st.integers(0, 99),
+    masked=st.booleans(),
 )
-def test_order_of_the_batch_does_not_matter(order, K, seed):
-    embeddings = batch(B=len(order), K=K, seed=seed)
-    permuted = InfoNCE()(Embeddings(*(x[list(order)] for x in vars(embeddings).values())))
-    out = InfoNCE()(embeddings)
-    torch.testing.assert_close(permuted.per_example, out.per_example[list(order)])
-    torch.testing.assert_close(permuted.loss, out.loss)
+def test_order_of_the_batch_does_not_matter(order, K, seed, masked):
+    embeddings = batch(B=len(order), K=K, seed=seed, masked=masked)
+    out, other = InfoNCE()(embeddings), InfoNCE()(permuted(embeddings, order))
+    torch.testing.assert_close(other.per_example, out.per_example[order])
+    torch.testing.assert_close(other.loss, out.loss)
 
 
 def test_length_of_a_vector_does_not_matter():
@@ -90,10 +91,10 @@ def test_length_of_a_vector_does_not_matter():
 
 
 def test_bfloat16_is_raised_to_float32():
-    half = Embeddings(*(x.bfloat16() for x in vars(batch()).values()))
+    half = Embeddings(*(x.bfloat16() for x in tensors(batch())))
     out = InfoNCE()(half)
     assert out.loss.dtype == torch.float32
-    assert torch.equal(out.loss, InfoNCE()(Embeddings(*(x.float() for x in vars(half).values()))).loss)
+    assert torch.equal(out.loss, InfoNCE()(Embeddings(*(x.float() for x in tensors(half)))).loss)
 
 
 @pytest.mark.parametrize(("value", "word"), [(0, "0"), (-0.1, "-0.1"), ("warm", '"warm"'), (math.inf, "inf")])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from vectors import batch, tensors
 
 import losses
 from losses import Embeddings, Loss, Signals
@@ -35,6 +36,16 @@ def test_embeddings_that_do_not_fit_are_refused_with_their_shapes(queries, posit
     )
 
 
+@pytest.mark.parametrize("mask", [torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 4)])
+def test_a_mask_that_does_not_fit_is_refused(mask):
+    embeddings = torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 1, 3)
+    assert Embeddings(*embeddings, torch.zeros(2, 4, dtype=torch.bool)).kept.shape == (2, 2, 1)
+    with pytest.raises(ValueError) as refused:
+        Embeddings(*embeddings, mask)
+    message = "what else is relevant must be (B, B + B·K) of bool, here (2, 4), not"
+    assert str(refused.value) == f"{message} {tuple(mask.shape)} of {mask.dtype}"
+
+
 def test_signals_know_their_spaces():
     assert Signals().scores is None
     assert Signals(scores=torch.zeros(2, 3), space="cosine").space == "cosine"
@@ -59,6 +70,25 @@ def test_a_loss_gets_what_it_needs_or_says_what_is_missing():
     out = Distilled()(embeddings, Signals(scores=torch.tensor([[1.0, 2.0], [3.0, 5.0]]), queries=torch.ones(2, 7)))
     assert out.per_example.tolist() == [3.0, 8.0]
     assert out.loss.item() == 5.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "met"),
+    [
+        (losses.InfoNCE(), 5 + 12),
+        (losses.Margin("adaptive", detach_target=True), 2),
+        (losses.Margin("adaptive", in_batch="rows", detach_target=True), 12),
+        (losses.Margin("distributed", detach_target=True), 2),
+        (losses.Triplet(2.0), 2),
+        (losses.Triplet(2.0, in_batch="rows"), 12),
+    ],
+)
+def test_the_negatives_that_a_query_meets_are_those_that_its_loss_moves(loss, met):
+    embeddings = batch(B=6, K=2)
+    documents = [x.requires_grad_() for x in tensors(embeddings)[1:]]
+    gradients = torch.autograd.grad(loss(embeddings).per_example[0], documents)
+    moved = sum(int(gradient.flatten(0, -2).any(dim=-1).sum()) for gradient in gradients)
+    assert loss.negatives_met(B=6, K=2) == met == moved - 1  # its positive moves too
 
 
 def test_build_finds_each_loss_by_its_own_name():

@@ -4,13 +4,16 @@ columns apart; blind to the lengths of vectors, to the order of the batch and to
 """
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
+import vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from vectors import changed, counts, permuted, tensors
 
 import losses
 from losses import Embeddings, Margin
@@ -23,14 +26,9 @@ VARIANTS = [
 ]
 
 
-def batch(B: int = 4, K: int = 1, D: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> Embeddings:
-    generator = torch.Generator().manual_seed(seed)
-    q, p, n = (torch.randn(shape, generator=generator, dtype=dtype) for shape in ((B, D), (B, D), (B, K, D)))
-    return Embeddings(q.requires_grad_(), p.requires_grad_(), n.requires_grad_())
-
-
-def tensors(embeddings: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
-    return embeddings.queries, embeddings.positives, embeddings.negatives
+def batch(K: int = 1, **more) -> Embeddings:
+    embeddings = vectors.batch(K=K, **more)
+    return changed(embeddings, *(x.requires_grad_() for x in tensors(embeddings)))
 
 
 def cos(a: Tensor, b: Tensor) -> Tensor:
@@ -54,17 +52,20 @@ def naive(embeddings: Embeddings, target, in_batch, error, detach) -> list[Tenso
                     owner, M = i, cos(q[i], p[i]) - cos(q[i], n[j, k])
                 else:
                     continue
+                if in_batch and not counts(embeddings, i, j, k):
+                    continue
                 T = (1 + cos(p[i], n[j, k])) / 2 if isinstance(target, str) else torch.tensor(target)
                 entries[owner].append(e[error](M - (T.detach() if detach else T)))
     return [sum(row) / len(row) for row in entries]
 
 
 @pytest.mark.parametrize("K", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize(("target", "in_batch"), VARIANTS)
-def test_equals_the_double_loop_in_value_and_gradient(target, in_batch, error, detach, K):
-    embeddings = batch(K=K)
+def test_equals_the_double_loop_in_value_and_gradient(target, in_batch, error, detach, masked, K):
+    embeddings = batch(K=K, masked=masked)
     out = Margin(target, in_batch, error, detach)(embeddings)
     expected = torch.stack(naive(embeddings, target, in_batch, error, detach))
     torch.testing.assert_close(out.per_example, expected)
@@ -137,6 +138,17 @@ def test_diagnostics_are_detached_scalars():
         assert not value.requires_grad
 
 
+def test_diagnostics_leave_out_what_is_relevant():
+    # Without n_1 for query 0 and n_2 for query 1: M = .8 . 1.4 | -.2 .8 . | -.2 0 .32
+    mask = torch.zeros(3, 6, dtype=torch.bool)
+    mask[0, 4] = mask[1, 5] = True
+    out = Margin("adaptive", "rows")(replace(BY_HAND, relevant=mask))
+    assert out.per_example.tolist() == pytest.approx([0.81 / 2, 1.21 / 2, (0.49 + 1 + 0.0144) / 3])
+    assert out.diagnostics["margin"].item() == pytest.approx(2.92 / 7)
+    assert out.diagnostics["target"].item() == pytest.approx((0.8 + 0.5 + 0.9 + 0.8 + 0.5 + 1 + 0.2) / 7)
+    assert out.diagnostics["satisfied"].item() == pytest.approx(4 / 7)
+
+
 def test_satisfied_counts_margins_that_reach_their_target():
     assert Margin(0.5)(BY_HAND).diagnostics["satisfied"].item() == pytest.approx(2 / 3)
     assert Margin(0.9)(BY_HAND).diagnostics["satisfied"].item() == 0.0
@@ -156,10 +168,10 @@ def test_distributed_is_regression_on_the_mean_target_plus_its_variance(K):
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize(("target", "in_batch"), VARIANTS)
 def test_gradient_against_finite_differences(target, in_batch, error, K):
-    embeddings = batch(B=3, K=K, D=3)
+    embeddings = batch(B=3, K=K, D=3, masked=True)
     loss = Margin(target, in_batch, error)
     # l1 has a kink where an entry is 0; the nearest entry of this batch is thousands of steps of 1e-6 away.
-    assert torch.autograd.gradcheck(lambda q, p, n: loss(Embeddings(q, p, n)).loss, tensors(embeddings))
+    assert torch.autograd.gradcheck(lambda *x: loss(changed(embeddings, *x)).loss, tensors(embeddings))
 
 
 @pytest.mark.parametrize(("target", "in_batch"), [variant for variant in VARIANTS if variant[0] != 0.3])
@@ -180,13 +192,14 @@ def test_detach_target_changes_the_gradient_and_not_the_value(target, in_batch):
     order=st.integers(1, 6).flatmap(lambda B: st.permutations(range(B))),
     K=st.integers(1, 3),
     seed=st.integers(0, 1000),
+    masked=st.booleans(),
 )
-def test_order_of_the_batch_does_not_matter(variant, error, order, K, seed):
-    embeddings = batch(B=len(order), K=K, seed=seed)
+def test_order_of_the_batch_does_not_matter(variant, error, order, K, seed, masked):
+    embeddings = batch(B=len(order), K=K, seed=seed, masked=masked)
     loss = Margin(*variant, error)
-    out, permuted = loss(embeddings), loss(Embeddings(*(x[list(order)] for x in tensors(embeddings))))
-    torch.testing.assert_close(permuted.per_example, out.per_example[list(order)])
-    torch.testing.assert_close(permuted.loss, out.loss)
+    out, other = loss(embeddings), loss(permuted(embeddings, order))
+    torch.testing.assert_close(other.per_example, out.per_example[order])
+    torch.testing.assert_close(other.loss, out.loss)
     torch.testing.assert_close(out.per_example.mean(), out.loss)
 
 

@@ -4,16 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vectors import batch, changed, counts, permuted, tensors
 
 from losses import Embeddings, Margin, Triplet
-
-
-def batch(B: int = 4, K: int = 2, D: int = 5, seed: int = 0) -> Embeddings:
-    generator = torch.Generator().manual_seed(seed)
-    return Embeddings(
-        *(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((B, D), (B, D), (B, K, D)))
-    )
-
 
 # M within the triples: .8 - 0, 1 - .8. M of the rows: .8 - 0, .8 - .6 | 1 - 1, 1 - .8.
 BY_HAND = Embeddings(
@@ -41,22 +34,24 @@ def test_two_triples_by_hand(in_batch, per_example, margin):
     )
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("in_batch", [None, "rows"])
 @pytest.mark.parametrize("K", [1, 2])
-def test_equals_the_loop(in_batch, K):
-    embeddings = batch(K=K)
+def test_equals_the_loop(in_batch, K, masked):
+    embeddings = batch(K=K, masked=masked)
     q, p, n = embeddings.queries, embeddings.positives, embeddings.negatives
     cos = torch.nn.functional.cosine_similarity
     expected = []
     for i in range(4):
         others = range(4) if in_batch else [i]
-        M = [cos(q[i], p[i], dim=0) - cos(q[i], n[j, k], dim=0) for j in others for k in range(K)]
+        entries = [(j, k) for j in others for k in range(K) if counts(embeddings, i, j, k)]
+        M = [cos(q[i], p[i], dim=0) - cos(q[i], n[entry], dim=0) for entry in entries]
         expected.append(sum(max(0.0, 0.4 - m.item()) for m in M) / len(M))
     assert Triplet(0.4, in_batch)(embeddings).per_example.tolist() == pytest.approx(expected)
 
 
 def test_a_satisfied_triple_gives_no_gradient_where_a_margin_does():
-    satisfied = [x[:1].clone().requires_grad_() for x in vars(BY_HAND).values()]  # M = .8
+    satisfied = [x[:1].clone().requires_grad_() for x in tensors(BY_HAND)]  # M = .8
     triplet = torch.autograd.grad(Triplet(0.5)(Embeddings(*satisfied)).loss, satisfied)
     margin = torch.autograd.grad(Margin(0.5)(Embeddings(*satisfied)).loss, satisfied)
     assert all(gradient.count_nonzero() == 0 for gradient in triplet)
@@ -66,8 +61,9 @@ def test_a_satisfied_triple_gives_no_gradient_where_a_margin_does():
 @pytest.mark.parametrize("in_batch", [None, "rows"])
 @pytest.mark.parametrize("K", [1, 2])
 def test_gradient_against_finite_differences(in_batch, K):
-    inputs = [x.requires_grad_() for x in vars(batch(B=3, K=K, D=3)).values()]
-    assert torch.autograd.gradcheck(lambda q, p, n: Triplet(0.5, in_batch)(Embeddings(q, p, n)).loss, inputs)
+    embeddings = batch(B=3, K=K, D=3, masked=True)
+    inputs = [x.requires_grad_() for x in tensors(embeddings)]
+    assert torch.autograd.gradcheck(lambda *x: Triplet(0.5, in_batch)(changed(embeddings, *x)).loss, inputs)
 
 
 @settings(max_examples=25, deadline=None)
@@ -75,13 +71,13 @@ def test_gradient_against_finite_differences(in_batch, K):
     order=st.integers(1, 6).flatmap(lambda B: st.permutations(range(B))),
     in_batch=st.sampled_from([None, "rows"]),
     seed=st.integers(0, 99),
+    masked=st.booleans(),
 )
-def test_order_of_the_batch_does_not_matter(order, in_batch, seed):
-    embeddings = batch(B=len(order), seed=seed)
-    permuted = Triplet(0.3, in_batch)(Embeddings(*(x[list(order)] for x in vars(embeddings).values())))
-    out = Triplet(0.3, in_batch)(embeddings)
-    torch.testing.assert_close(permuted.per_example, out.per_example[list(order)])
-    torch.testing.assert_close(permuted.loss, out.loss)
+def test_order_of_the_batch_does_not_matter(order, in_batch, seed, masked):
+    embeddings = batch(B=len(order), seed=seed, masked=masked)
+    out, other = (Triplet(0.3, in_batch)(x) for x in (embeddings, permuted(embeddings, order)))
+    torch.testing.assert_close(other.per_example, out.per_example[order])
+    torch.testing.assert_close(other.loss, out.loss)
     torch.testing.assert_close(out.per_example.mean(), out.loss)
 
 
@@ -89,7 +85,7 @@ def test_length_of_a_vector_and_half_precision():
     embeddings = batch()
     stretched = Embeddings(embeddings.queries * 2**30, embeddings.positives / 2**40, embeddings.negatives * 2**5)
     assert torch.equal(Triplet(0.3)(stretched).per_example, Triplet(0.3)(embeddings).per_example)
-    half = Embeddings(*(x.bfloat16() for x in vars(embeddings).values()))
+    half = Embeddings(*(x.bfloat16() for x in tensors(embeddings)))
     assert Triplet(0.3)(half).loss.dtype == torch.float32
 
 
