@@ -59,6 +59,7 @@ def stages(folder: Path) -> None:
 
 def stages_of(workspace: Workspace) -> dict[str, float]:
     """Wall seconds of every stage, the start of its workers included."""
+    available = cluster.resources()
     found = {
         "read": seconds(lambda: workspace.collection),
         "tokenize": seconds(lambda: workspace.tokens),
@@ -69,8 +70,8 @@ def stages_of(workspace: Workspace) -> dict[str, float]:
         lambda: evaluate_all(
             workspace,
             [untrained_model(workspace, "untrained")],
-            cluster.WorkerSize(1, 0),
-            cluster.resources(),
+            cluster.worker_size(workspace.experiment, available),
+            available,
             cluster.connect,
             on_shard=lambda done, total: encoded.append(time.perf_counter()),
         )
@@ -97,31 +98,39 @@ def pipeline(folder: Path) -> None:
             ]
         )
 
-    def shards(workers: int, connect: Callable[[], None] | None) -> tuple[float, float]:
-        told: list[float] = []
-        run_shards(
-            [Shard(made, number) for number in range(PIPELINE // SHARD_DOCUMENTS)],
-            EncodeShard,
-            {"opened": workspace.opened, "folders": {str(made.absolute()): None}, "threads": cpus // workers},
-            concurrency=workers,
-            num_cpus=cpus // workers,
-            on_shard=lambda done, total: told.append(time.perf_counter()),
-            connect=connect,
+    def shards(documents: int, workers: int, connect: Callable[[], None] | None) -> float:
+        arguments = {
+            "opened": workspace.opened,
+            "folders": {str(made.absolute()): None},
+            "threads": cpus // workers,
+        }
+        took = seconds(
+            lambda: run_shards(
+                [Shard(made, number) for number in range(documents // SHARD_DOCUMENTS)],
+                EncodeShard,
+                arguments,
+                concurrency=workers,
+                num_cpus=cpus // workers,
+                on_shard=lambda done, total: None,
+                connect=connect,
+            )
         )
         shutil.rmtree(made)
-        # Without the start: from the moment when the first shard of each worker is there.
-        steady = (told[-1] - told[workers]) * PIPELINE / (PIPELINE - workers * SHARD_DOCUMENTS)
-        return told[-1] - told[0], steady
+        return took
 
     rounds = []
     for number in range(ROUNDS + 1):
-        alone = bare()
-        here, _ = shards(1, None)
-        whole, steady = shards(cpus, cluster.connect)
+        alone, here = bare(), shards(PIPELINE, 1, None)
+        few, all_ = (shards(documents, cpus, cluster.connect) for documents in (PIPELINE // 3, PIPELINE))
+        steady = (all_ - few) * 3 / 2  # what more documents cost: the start of the actors is in both
+        print(
+            f"  round {number}: bare {alone:.1f} s, in this process {here:.1f}, "
+            f"{cpus} actors {all_:.1f} (a third: {few:.1f})",
+            file=sys.stderr,
+        )
         if number:
-            rounds.append({"in this process": here, f"{cpus} actors": whole, f"{cpus} actors, once started": steady})
-            rounds[-1] = {name: alone / took for name, took in rounds[-1].items()}
-        print(f"  round {number}: bare {alone:.1f} s, in this process {here:.1f}, actors {whole:.1f} ({steady:.1f})")
+            found = {"in this process": here, f"{cpus} actors": all_, f"{cpus} actors, once started": steady}
+            rounds.append({name: alone / took for name, took in found.items()})
     for name in rounds[0]:
         print(f"{name}: {spread(found[name] for found in rounds)} of the bare encoder's rate")
 

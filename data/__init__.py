@@ -7,7 +7,8 @@ from data.bm25 import rank
 from data.collection import Collection, Qrels, Rows, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
-from data.negatives import NegativeSource, RandomNegatives, RankedNegatives
+from data.inspection import Inspection, inspect
+from data.negatives import NegativeSource, RandomNegatives, RankedNegatives, given
 from data.plan import Batch, BatchPlan, Examples, check_batch_size
 from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
@@ -19,6 +20,7 @@ __all__ = [
     "BatchPlan",
     "Collection",
     "Examples",
+    "Inspection",
     "NegativeSource",
     "Qrels",
     "RandomNegatives",
@@ -33,6 +35,8 @@ __all__ = [
     "check_batch_size",
     "file_digest",
     "fingerprint",
+    "given",
+    "inspect",
     "load",
     "open_collection",
     "rank",

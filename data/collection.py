@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data.errors import UserError
-from data.store import Json, Store, file_digest, fingerprint
+from data.store import Store, fingerprint
 
 VERSION = 1
 
@@ -83,11 +83,11 @@ def collection(documents: pa.Table, queries: pa.Table, qrels: dict[str, Qrels]) 
     return Collection(documents, queries, qrels, parts)
 
 
-def load(store: Store, format: str, path: str | Path) -> Collection:
-    """The collection at `path`, parsed once and memory-mapped from the store from then on.
+def load(store: Store, format: str, path: str | Path, splits: Sequence[str] = ()) -> Collection:
+    """The collection at `path`, or of that name, parsed once and memory-mapped from the store from then on.
 
-    It is parsed again when a file of it changes. Raises UserError for an unknown format and for what the format's
-    reader refuses.
+    It is parsed again when a file of it changes. Formats that would have to download them read no splits but those
+    named. Raises UserError for an unknown format and for what the format's reader refuses.
     """
     from data.formats import FORMATS  # here, because the formats build what this module defines
 
@@ -95,10 +95,9 @@ def load(store: Store, format: str, path: str | Path) -> Collection:
         raise UserError(
             f'no format "{format}"', where="collection.format", mend=f"Known formats: {', '.join(sorted(FORMATS))}."
         )
-    reader, path = FORMATS[format], Path(path)
-    sources: dict[str, Json] = {file.relative_to(path).as_posix(): file_digest(file) for file in reader.files(path)}
-    stage = store.stage("collection", VERSION, {"format": format, "sources": sources})
-    return open_collection(stage.build(lambda partial: _write(reader.read(path), partial)))
+    known, name, wanted = FORMATS[format], str(path), tuple(splits)
+    stage = store.stage("collection", VERSION, {"format": format, "sources": known.sources(name, wanted)})
+    return open_collection(stage.build(lambda partial: _write(known.read(name, wanted), partial)))
 
 
 def _write(collection: Collection, folder: Path) -> None:

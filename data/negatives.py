@@ -74,16 +74,17 @@ class RandomNegatives:
 
 
 class RankedNegatives:
-    """Documents from the top of a ranking (BM25), each of a query's pool as likely as any other.
+    """Documents from a pool of each query, such as the top of a BM25 ranking, each as likely as any other of it.
 
     Args:
-        query_rows: (Q,) the queries that were ranked.
-        ranked: (Q, k) their document rows, best first, padded with -1.
+        query_rows: (Q,) the queries that have a pool.
+        ranked: (Q, k) their document rows, padded with -1.
         relevant: the training judgments.
-    Raises UserError if some query has fewer than `per_query` ranked documents that are not relevant for it.
+        what: what the documents of the pool are, in a word, for the message.
+    Raises UserError if some query has fewer than `per_query` documents in its pool that are not relevant for it.
     """
 
-    def __init__(self, query_rows: Rows, ranked: Rows, relevant: Qrels, per_query: int) -> None:
+    def __init__(self, query_rows: Rows, ranked: Rows, relevant: Qrels, per_query: int, what: str = "ranked") -> None:
         self.per_query = per_query
         n_documents = max(int(ranked.max(initial=0)), int(relevant.doc_row.max(initial=0))) + 1
         usable = (ranked >= 0) & ~_Relevant(relevant, n_documents).mask(query_rows, ranked)
@@ -94,10 +95,12 @@ class RankedNegatives:
         self._queries = query_rows[self._order]
         if (short := self._count < per_query).any():
             raise UserError(
-                f"{int(short.sum()):,} of {len(query_rows):,} queries have fewer than {per_query:,} ranked documents "
+                f"{int(short.sum()):,} of {len(query_rows):,} queries have fewer than {per_query:,} {what} documents "
                 "that are not relevant for them",
                 where="negatives.per_query",
-                mend=f"Lower it to {int(self._count.min()):,}, or use source: random.",
+                mend=f"Lower it to {fewest:,}, or use source: random."
+                if (fewest := int(self._count.min()))
+                else "Use another source: random, for example.",
             )
 
     def draw(self, query_rows: Rows, rng: np.random.Generator) -> Rows:
@@ -111,6 +114,20 @@ class RankedNegatives:
         keys[np.arange(self._pool.shape[1]) >= self._count[rows, None]] = np.inf
         chosen = np.argsort(keys, axis=1, kind="stable")[:, : self.per_query]
         return np.take_along_axis(self._pool[rows], chosen, axis=1)
+
+
+def given(qrels: Qrels, query_rows: Rows) -> Rows:
+    """The documents that are judged 0 or below for each query: (Q, k), padded with -1."""
+    judged = qrels.select(qrels.relevance <= 0)
+    order = np.argsort(judged.query_row, kind="stable")
+    queries, documents = judged.query_row[order], judged.doc_row[order]
+    first = np.searchsorted(queries, query_rows, side="left")
+    counts = np.searchsorted(queries, query_rows, side="right") - first
+    place = np.arange(counts.max(initial=0))
+    pool = np.full((len(query_rows), len(place)), -1, np.int64)
+    there = place < counts[:, None]
+    pool[there] = documents[(first[:, None] + place)[there]]
+    return pool
 
 
 def _repeated(drawn: Rows) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import sys
+from dataclasses import asdict
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,11 +66,40 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
 
 
 @app.command()
-def prepare(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+def prepare(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    inspect: Annotated[bool, typer.Option("--inspect", help="Print what was understood and what bites.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what --inspect tells as JSON.")] = False,
+) -> None:
     """Read and check the collection, and tokenize it once."""
     with _job(experiment, overrides) as job:
-        job.check()
-        job.prepare()
+        found = job.inspect() if inspect or as_json else None
+        if found is None:
+            job.check()
+            job.prepare()
+            return
+    from orchestrator.report import collection
+
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        collection.show(found)
+
+
+@app.command()
+def convert(
+    experiment: ExperimentFile,
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="beir, trec or parquet.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write the collection in another form: documents, queries and the judgments of every split."""
+    from data.formats.writers import write
+
+    with _job(experiment, overrides) as job:
+        write(job.workspace.collection, form, folder)
+    typer.echo(f"{job.experiment.collection.path} → {folder}")
 
 
 @app.command()

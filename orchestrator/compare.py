@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import losses
-from data import Qrels, Stage, fingerprint
+from data import Inspection, Qrels, Stage, fingerprint, inspect
 from data.store import Json, manifest
 from orchestrator import cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
@@ -71,6 +71,12 @@ class Job:
         )
         workspace.check()
         workspace.check_encoder()
+
+    def inspect(self) -> Inspection:
+        """What the collection holds, as it was understood, and what of it bites."""
+        workspace, splits = self.workspace, self.experiment.collection
+        tokens = workspace.tokens
+        return inspect(workspace.collection, tokens.queries, tokens.documents, splits.train_split, splits.test_split)
 
     def prepare(self) -> None:
         """Tokenize."""

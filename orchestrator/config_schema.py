@@ -108,7 +108,7 @@ class KeysOf(NamedTuple):
 class CollectionSettings(Section):
     """The test collection. A relative `path` starts at the current directory, not at the YAML's."""
 
-    format: Literal["beir"] = "beir"
+    format: Literal["beir", "huggingface", "ir_datasets", "msmarco", "parquet", "tevatron", "trec"] = "beir"
     path: Text
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training queries held out
     validation_pool: Annotated[int, Field(gt=0)] | None = None  # documents that validation searches; None: all
@@ -131,9 +131,11 @@ class EncoderSettings(Section):
 
 
 class NegativesSettings(Section):
-    """Where negatives come from. `depth` is read for bm25 only: they are drawn from the first `depth` documents."""
+    """Where negatives come from: the whole corpus, the first `depth` documents of BM25, or those that the training
+    judgments give, at 0 or below (what the formats with negatives of their own are read into).
+    """
 
-    source: Literal["random", "bm25"] = "random"
+    source: Literal["random", "bm25", "given"] = "random"
     per_query: Annotated[int, Field(gt=0)] = 1
     depth: Annotated[int, Field(gt=0)] = 100
 

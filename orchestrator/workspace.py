@@ -74,7 +74,8 @@ class Workspace:
     @cached_property
     def collection(self) -> Collection:
         """The test collection."""
-        return data.load(self.store, self.experiment.collection.format, self.experiment.collection.path)
+        config = self.experiment.collection
+        return data.load(self.store, config.format, config.path, (config.train_split, config.test_split))
 
     def qrels(self, split: str, key: str) -> Qrels:
         """The judgments of a split. Raises UserError, naming the splits that there are."""
@@ -129,7 +130,7 @@ class Workspace:
                     where="training.batch_size",
                     mend=f"Make it a multiple of {workers}.",
                 )
-        if experiment.negatives.source == "random":
+        if experiment.negatives.source != "bm25":
             self.negatives  # noqa: B018 - refuses more than there are; to ask BM25 takes longer
         self._check_pool()
         self.test_qrels  # noqa: B018
@@ -209,8 +210,9 @@ class Workspace:
         if config.source == "random":
             return data.RandomNegatives(self.collection.documents.num_rows, training, config.per_query)
         rows = np.unique(training.relevant.query_row)
-        ranked = self._bm25(rows, config.depth)
-        return data.RankedNegatives(rows, ranked, training, config.per_query)
+        if config.source == "given":
+            return data.RankedNegatives(rows, data.given(training, rows), training, config.per_query, "given")
+        return data.RankedNegatives(rows, self._bm25(rows, config.depth), training, config.per_query, "ranked")
 
     @cached_property
     def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:

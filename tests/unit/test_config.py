@@ -249,7 +249,8 @@ def test_files_that_are_no_experiment(text, message):
         ("name: quickstart\n", "", "1: name: is missing. Add it."),
         ("path: examples/scifact, ", "", "3: collection.path: is missing. Add it."),
         ("validation: 0.1", "validation: 1.0", "3: collection.validation: must be less than 1, not 1.0"),
-        ("format: beir", "format: trec", '3: collection.format: must be "beir", not "trec"'),
+        ("format: beir", "format: tree", '3: collection.format: must be "beir", "huggingface", "ir_datasets", '
+         '"msmarco", "parquet", "tevatron" or "trec", not "tree". Did you mean "trec"?'),
         ("validation: 0.1", "test_split: train", '3: collection.test_split: "train" is what the recipes train on, and '
          "says nothing about other queries. Name another split."),
         ("pooling: mean", "pooling: men",

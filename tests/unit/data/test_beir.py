@@ -222,7 +222,7 @@ def test_refuses_bytes(beir_folder: Path) -> None:
     packed.write_bytes(whole[: len(whole) // 2])
     told = message(beir_folder)
     where, _, rest = told.partition(": ")
-    assert rest == "the gzip file is damaged or cut off after this line. Copy or compress it again."
+    assert rest == "the compressed file is damaged or cut off after this line. Copy or compress it again."
     assert 5_000 < int(where.removeprefix("mine/corpus.jsonl.gz:")) < 15_000
     packed.write_bytes(b'{"_id": "d1", "text": "not compressed"}\n')
     assert message(beir_folder) == "mine/corpus.jsonl.gz: this is not a gzip file. Copy or compress it again."

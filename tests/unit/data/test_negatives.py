@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import Qrels, RandomNegatives, RankedNegatives, UserError
+from data import given as given_negatives
 
 # Query 0: 1 and 2 are relevant, 3 is judged not to be. Query 5: 0 is relevant.
 JUDGED = Qrels(np.array([0, 0, 0, 5]), np.array([1, 2, 3, 0]), np.array([1, 2, 0, 1], np.int32))
@@ -76,3 +77,23 @@ def test_ranked_refuses_too_many_and_unknown_queries() -> None:
     for unknown in (3, 6):
         with pytest.raises(KeyError):
             source.draw(np.array([0, unknown]), np.random.default_rng(0))
+
+
+def test_given_are_what_is_judged_not_relevant() -> None:
+    judged = Qrels(np.array([0, 3, 0, 3, 0, 1]), np.array([1, 8, 3, 9, 5, 7]), np.array([1, 0, 0, 2, -1, 1], np.int32))
+    assert given_negatives(judged, np.array([3, 0, 1])).tolist() == [[8, -1], [3, 5], [-1, -1]]
+    assert given_negatives(judged, np.array([1])).shape == (1, 0)
+    source = RankedNegatives(np.array([3, 0]), given_negatives(judged, np.array([3, 0])), judged, 1, "given")
+    drawn = source.draw(np.array([0, 3] * 50), np.random.default_rng(0))
+    assert {int(document) for document in drawn[::2, 0]} == {3, 5}
+    assert {int(document) for document in drawn[1::2, 0]} == {8}
+
+
+def test_given_refuses_where_there_are_none() -> None:
+    judged = Qrels(np.array([0, 1]), np.array([1, 7]), np.array([1, 1], np.int32))
+    with pytest.raises(UserError) as error:
+        RankedNegatives(np.array([0, 1]), given_negatives(judged, np.array([0, 1])), judged, 1, "given")
+    assert str(error.value) == (
+        "negatives.per_query: 2 of 2 queries have fewer than 1 given documents that are not relevant for them. "
+        "Use another source: random, for example."
+    )

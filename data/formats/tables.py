@@ -1,0 +1,120 @@
+"""Tables with columns of several usual names, row by row, into texts and judgments: Parquet files and the hub's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from data.collection import Collection, Qrels
+from data.errors import UserError
+from data.formats.assemble import Judgments, Texts, assembled
+from data.formats.files import identifier, kind, string
+
+Row = Mapping[str, Any]
+
+DOC_ID = ("_id", "doc_id", "docid", "corpus-id", "corpus_id", "id")
+QUERY_ID = ("_id", "query_id", "query-id", "qid", "id")
+TEXT = ("text", "contents", "passage", "query")
+OF_QUERY = ("query-id", "query_id", "qid")
+OF_DOC = ("corpus-id", "corpus_id", "doc_id", "docid", "pid")
+RELEVANCE = ("score", "relevance", "label")
+
+QUERY = ("query", "anchor", "question", "sentence1")
+POSITIVE = ("positive", "answer", "pos", "passage", "document", "response", "sentence2")
+NEGATIVE = ("negative", "neg", "negatives")
+
+
+def add_texts(texts: Texts, rows: Iterable[Row], source: str) -> Texts:
+    """Add a table of texts: an id, a text and, if there is one, a title."""
+    texts.begin(source)
+    names = QUERY_ID if texts.kind == "query" else DOC_ID
+    for number, row in enumerate(rows, 1):
+        where = f"{source}:{number}"
+        id_, text = _column(row, names, where), _column(row, TEXT, where)
+        title = f"{string(dict(row), 'title', where)} " if row.get("title") is not None else ""
+        texts.add(identifier(dict(row), id_, where), title + string(dict(row), text, where), number)
+    texts.end("row")
+    return texts
+
+
+def judged(rows: Iterable[Row], source: str, queries: Texts, documents: Texts) -> Qrels:
+    """A table of judgments: the ids of query and document and a relevance, 1 where there is none."""
+    judgments = Judgments(source, queries, documents)
+    for number, row in enumerate(rows, 1):
+        where = f"{source}:{number}"
+        query, document = _column(row, OF_QUERY, where), _column(row, OF_DOC, where)
+        judgments.add(
+            identifier(dict(row), query, where), identifier(dict(row), document, where), _relevance(row, where), number
+        )
+    return judgments.qrels
+
+
+def of_pairs(splits: Mapping[str, Iterable[Row]], source: str) -> Collection:
+    """Tables in the style of sentence-transformers: the texts themselves, whose ids are made up.
+
+    A row holds a query and a positive, and negatives in columns whose names begin with "negative", a text or a list of
+    texts each; or a query, a document and a `label` (or `score`) of 0 or 1. Equal texts are one document, or query.
+    Negatives are judged 0, unless another row judges the same pair above it.
+    """
+    documents, queries = Texts("doc"), Texts("query")
+    found: dict[str, dict[tuple[str, str], tuple[int, int]]] = {}
+    for split, rows in splits.items():
+        place = f"{source}, {split}"
+        documents.begin(place)
+        queries.begin(place)
+        pairs = found[split] = {}
+        for number, row in enumerate(rows, 1):
+            query, judged_texts = _pair(row, f"{place}:{number}")
+            for text, relevance in judged_texts:
+                pair = queries.add_text(query, number), documents.add_text(text, number)
+                if pairs.get(pair, (-1, 0))[0] < relevance:
+                    pairs[pair] = relevance, number
+    qrels = {}
+    for split, pairs in found.items():
+        judgments = Judgments(f"{source}, {split}", queries, documents)
+        for (query, document), (relevance, number) in pairs.items():
+            judgments.add(query, document, relevance, number)
+        qrels[split] = judgments.qrels
+    return assembled(documents, queries, qrels)
+
+
+def _pair(row: Row, where: str) -> tuple[str, list[tuple[str, int]]]:
+    """The query of a row, and its documents with their relevance."""
+    query, positive = _column(row, QUERY, where), _column(row, POSITIVE, where)
+    label = next((name for name in RELEVANCE if name in row), None)
+    negatives = [name for name in row if name.startswith(NEGATIVE)]
+    if label and not negatives:
+        return string(dict(row), query, where), [(string(dict(row), positive, where), _relevance(row, where))]
+    documents = [(string(dict(row), positive, where), 1)]
+    for name in negatives:
+        values = row[name] if isinstance(row[name], list) else [row[name]]
+        documents += [(string({name: value}, name, where), 0) for value in values if value is not None]
+    return string(dict(row), query, where), documents
+
+
+def _relevance(row: Row, where: str) -> int:
+    name = next((name for name in RELEVANCE if name in row), None)
+    value = 1 if name is None else row[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        shown = value if isinstance(value, int | float) else kind(value)
+        raise UserError(f"{name} {shown} is not a whole number", where=where, mend="Mend the relevance.")
+    return int(value)
+
+
+def _column(row: Row, names: tuple[str, ...], where: str) -> str:
+    """The first of these columns that there is."""
+    for name in names:
+        if name in row:
+            return name
+    there = ", ".join(f'"{name}"' for name in row) or "none"
+    raise UserError(
+        f"no column is named {' or '.join(names)} (there are: {there})",
+        where=where,
+        mend="Rename the one that is meant.",
+    )
+
+
+def rows_of(batches: Iterable[Any]) -> Iterator[Row]:
+    """The rows of Arrow record batches."""
+    for batch in batches:
+        yield from batch.to_pylist()

@@ -1,0 +1,109 @@
+"""Collections written out, in forms that other tools read; what is read again from one is the same collection."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data.collection import Collection, Qrels
+from data.errors import UserError
+from data.store import TEMPORARY, full_disk
+
+BATCH_ROWS = 65_536
+
+
+def write(collection: Collection, format: str, folder: Path) -> None:
+    """Write a collection to a folder that is not there yet; it appears when it is complete.
+
+    Raises UserError for a format that is not written, a folder that is there, and a full disk.
+    """
+    if format not in WRITERS:
+        raise UserError(f'"{format}" is not written', where="format", mend=f"Formats: {', '.join(WRITERS)}.")
+    if folder.exists():
+        raise UserError("it is there already", where=str(folder), mend="Name another folder.")
+    partial = folder.with_name(f"{folder.name}{TEMPORARY}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        WRITERS[format](collection, partial)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if mendable := full_disk(error, folder):
+            raise mendable from error
+        raise
+    partial.rename(folder)
+
+
+def _beir(collection: Collection, folder: Path) -> None:
+    """corpus.jsonl, queries.jsonl, and qrels/<split>.tsv with a header."""
+    _write(folder / "corpus.jsonl", (_json({"_id": id_, "text": text}) for id_, text in _rows(collection.documents)))
+    _write(folder / "queries.jsonl", (_json({"_id": id_, "text": text}) for id_, text in _rows(collection.queries)))
+    for split, judged in _judgments(collection).items():
+        lines = (f"{query}\t{document}\t{score}" for query, document, score in _rows(judged))
+        _write(folder / "qrels" / f"{split}.tsv", lines, "query-id\tcorpus-id\tscore")
+
+
+def _trec(collection: Collection, folder: Path) -> None:
+    """corpus.jsonl (docid, contents), and topics.<split>.tsv and qrels.<split>.txt as trec_eval reads them.
+
+    A topic is a line: white space in it becomes blanks. Topics without judgments belong to no split and are left out.
+    """
+    documents = (_json({"docid": id_, "contents": text}) for id_, text in _rows(collection.documents))
+    _write(folder / "corpus.jsonl", documents)
+    texts = dict(_rows(collection.queries))
+    for split, judged in _judgments(collection).items():
+        topics = dict.fromkeys(judged["query-id"].to_pylist())
+        _write(folder / f"topics.{split}.tsv", (f"{query}\t{' '.join(texts[query].split())}" for query in topics))
+        lines = (f"{query} 0 {document} {score}" for query, document, score in _rows(judged))
+        _write(folder / f"qrels.{split}.txt", lines)
+
+
+def _parquet(collection: Collection, folder: Path) -> None:
+    """corpus.parquet, queries.parquet and qrels/<split>.parquet, in the columns of BEIR."""
+    import pyarrow.parquet as pq
+
+    (folder / "qrels").mkdir()
+    for name, table in (("corpus", collection.documents), ("queries", collection.queries)):
+        pq.write_table(table.rename_columns(["_id", "text"]), folder / f"{name}.parquet")
+    for split, judged in _judgments(collection).items():
+        pq.write_table(judged, folder / "qrels" / f"{split}.parquet")
+
+
+WRITERS: Mapping[str, Callable[[Collection, Path], None]] = {"beir": _beir, "trec": _trec, "parquet": _parquet}
+
+
+def _judgments(collection: Collection) -> dict[str, pa.Table]:
+    """Ids and scores, by split; a slash in its name, as ir_datasets has them, would be a folder and becomes a dot."""
+
+    def table(qrels: Qrels) -> pa.Table:
+        return pa.table(
+            {
+                "query-id": collection.queries["query_id"].take(pa.array(qrels.query_row)),
+                "corpus-id": collection.documents["doc_id"].take(pa.array(qrels.doc_row)),
+                "score": qrels.relevance,
+            }
+        )
+
+    return {split.replace("/", "."): table(qrels) for split, qrels in collection.qrels.items()}
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    for batch in table.to_batches(BATCH_ROWS):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _json(value: dict[str, str]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write(path: Path, lines: Iterator[str], header: str | None = None) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        if header:
+            file.write(f"{header}\n")
+        file.writelines(f"{line}\n" for line in lines)

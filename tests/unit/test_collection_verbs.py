@@ -1,0 +1,66 @@
+"""Pins: what `prepare --inspect` prints of a collection, as a person and as a program reads it, and `convert`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_flow
+
+from data import read_beir
+from data.formats import FORMATS
+from orchestrator import cli
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path,
+    tiny_collection: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """`run("prepare", "--inspect")`: what a verb of the tiny experiment prints."""
+    monkeypatch.chdir(tmp_path)
+    experiment = tiny_flow.write_experiment(tmp_path, tiny_collection, tiny_model)
+
+    def of(verb: str, *arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["stillhouse", verb, experiment.name, *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code in (None, 0)
+        return capsys.readouterr().out
+
+    return of
+
+
+def test_inspect(run: Run) -> None:
+    printed = run("prepare", "--inspect")
+    texts, splits, *_ = printed.split("\n\n")
+    assert [line.split() for line in texts.splitlines()[1:]] == [
+        ["documents", "60", "9", "9", "9", "24", "0", "0", "0"],
+        ["queries", "50", "7", "7", "7", "16", "0", "0", "0"],
+    ]
+    assert [line.split() for line in splits.splitlines()[1:]] == [
+        ["test", "10", "10", "10", "1", "0"],
+        ["train", "40", "40", "40", "1", "0"],
+    ]
+    assert printed.endswith("nothing that bites was found\n")
+
+
+def test_inspect_as_json(run: Run) -> None:
+    found = json.loads(run("prepare", "--inspect", "--json", "--set", "encoder.document_tokens=8"))
+    assert found["documents"]["truncated"] == 60
+    assert found["splits"]["train"]["relevant"] == 40
+    assert found["warnings"] == ["60 of 60 documents (100.0%) are cut at 8 tokens"]
+    assert len(found["sample"]) == 6
+
+
+def test_convert(run: Run, tiny_collection: Path, tmp_path: Path) -> None:
+    printed = run("convert", "parquet", "mine")
+    assert printed == f"{tiny_collection} → mine\n"
+    assert FORMATS["parquet"].read("mine", ()).fingerprint == read_beir(tiny_collection).fingerprint
