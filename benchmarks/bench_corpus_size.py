@@ -54,7 +54,7 @@ def stages(folder: Path) -> None:
             curves.setdefault(stage, []).append((size, took))
         print(f"{size:>6} documents:", ", ".join(f"{stage} {took:.1f} s" for stage, took in found.items()), flush=True)
         shutil.rmtree(folder / str(size))
-    plot.lines(ROOT / "docs" / "cost-corpus-size.svg", "documents", "wall seconds", curves)
+    plot.lines(ROOT / "docs" / "cost-corpus-size.svg", "documents", "wall seconds", curves, log=True)
 
 
 def stages_of(workspace: Workspace) -> dict[str, float]:

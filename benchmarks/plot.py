@@ -1,4 +1,4 @@
-"""A plot for the documentation: lines on log scales, one file that reads on light and on dark pages."""
+"""A plot for the documentation: lines, one file that reads on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from orchestrator.report.svg import MARKERS, PALETTE
 
 
-def lines(path: Path, across: str, up: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-    """Draw each curve's points, joined, on axes that both are logarithmic."""
+def lines(
+    path: Path, across: str, up: str, curves: Mapping[str, Sequence[tuple[float, float]]], *, log: bool = False
+) -> None:
+    """Draw each curve's points, joined; across on a logarithmic scale, up on one from 0 or, with `log`, as well."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -19,7 +21,10 @@ def lines(path: Path, across: str, up: str, curves: Mapping[str, Sequence[tuple[
         for name, (colour, _), marker in zip(curves, PALETTE, MARKERS, strict=False):
             axes.plot(*zip(*curves[name], strict=True), label=name, color=colour, marker=marker, markersize=5)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        if log:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.1 * max(value for points in curves.values() for _, value in points))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value:,.4g}")
         axes.set_xlabel(across)

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -123,6 +123,8 @@ class Stage:
                     self._make(make)
                     return self.path
         self.verify()
+        with suppress(OSError):  # where the store cannot be written, nothing is removed from it either
+            os.utime(self.path / MANIFEST)  # when it was last used
         log.info("%s %s…: reused", self.name, self.fingerprint[:4])
         return self.path
 

@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import IntEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ import typer
 from orchestrator import interrupt
 
 if TYPE_CHECKING:
+    from data.care import Entry
     from orchestrator.compare import Job
     from orchestrator.config import Experiment
 
@@ -215,6 +217,62 @@ def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJso
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
+store_app = typer.Typer(
+    help="Look after the store: what is in it, whether it is sound, what may go.", no_args_is_help=True
+)
+app.add_typer(store_app, name="store")
+StoreFolder = Annotated[Path, typer.Option("--store", metavar="FOLDER", help="The store.")]
+
+
+@store_app.command("ls")
+def store_ls(store: StoreFolder = Path(".stillhouse"), as_json: AsJson = False) -> None:
+    """List what the stages made: how large, when last used, how long it took to make."""
+    from data import Store
+    from data.care import entries
+
+    found = entries(Store(store))
+    if as_json:
+        _print_json([asdict(entry) for entry in found])
+        return
+    _show_entries(found)
+
+
+@store_app.command("verify")
+def store_verify(store: StoreFolder = Path(".stillhouse")) -> None:
+    """Compute every checksum; status 2 where a file is not what was written."""
+    from data import Store
+    from data.care import damaged, entries
+
+    found = entries(Store(store))
+    errors = [error for _, error in damaged(found)]
+    for error in errors:
+        typer.echo(str(error), err=True)
+    whole = sum(entry.finished for entry in found)
+    typer.echo(f"{whole - len(errors):,} of {whole:,} are what was written")
+    if errors:
+        raise typer.Exit(Exit.INPUT)
+
+
+@store_app.command("gc")
+def store_gc(
+    store: StoreFolder = Path(".stillhouse"),
+    unused_for: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Days without use.")] = 30,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
+) -> None:
+    """Remove what was not used for long; what a report names stays."""
+    import time
+
+    from data import Store
+    from data.care import entries, remove, unused
+
+    kept = Store(store)
+    chosen = unused(kept, entries(kept), time.time() - unused_for * 86_400)
+    if yes:
+        chosen = remove(kept, chosen)
+    _show_entries(chosen)
+    typer.echo("removed" if yes else "nothing is removed without --yes")
+
+
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine, or the cluster that RAY_ADDRESS names."""
@@ -311,6 +369,25 @@ def _show_trials(trials: dict[str, Any]) -> None:
     for row in trials.values():
         for trial in sorted(row, key=lambda trial: -trial.validation):
             typer.echo(f"{trial.name}  validation nDCG@10 {trial.validation:.4f}  {trial.state}")
+
+
+def _show_entries(found: Sequence[Entry]) -> None:
+    from datetime import datetime
+
+    from rich import filesize
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "fingerprint", "size", "made in, s", "last used"):
+        table.add_column(column, justify="right" if column in ("size", "made in, s") else "left")
+    for entry in found:
+        made = "not finished" if entry.seconds is None else f"{entry.seconds:,.1f}"
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        table.add_row(entry.stage, entry.fingerprint, filesize.decimal(entry.bytes), made, used)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{len(found):,} outputs, {filesize.decimal(sum(entry.bytes for entry in found))}")
 
 
 def _block(name: str, summary: str, **facts: str) -> None:

@@ -1,0 +1,87 @@
+"""Looking after a store: what is in it, whether it is sound, and what may go."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from data.errors import UserError
+from data.store import MANIFEST, Store, manifest, verify
+
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+PARTIAL, REMOVED = ".partial", ".removed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The output of a stage: finished, or what a call that has not ended left; `used` is when it was last, in seconds
+    since the epoch, and `seconds` how long the call took that ended it.
+    """
+
+    stage: str
+    fingerprint: str
+    folder: Path
+    bytes: int
+    used: float
+    seconds: float | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is complete."""
+        return self.seconds is not None
+
+
+def entries(store: Store) -> list[Entry]:
+    """All output in the store, by stage and fingerprint. Raises UserError where there is no such folder."""
+    if not store.root.is_dir():
+        raise UserError("no such folder", where=str(store.root), mend="Name the store: --store FOLDER.")
+    found = []
+    for folder in sorted(store.root.glob("*/*")):
+        name = folder.name.removesuffix(PARTIAL)
+        if FINGERPRINT.fullmatch(name) and folder.is_dir():
+            files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+            finished = name == folder.name
+            used = (folder / MANIFEST).stat().st_mtime if finished else max((s.st_mtime for s in files), default=0.0)
+            seconds = manifest(folder)["seconds"] if finished else None
+            found.append(Entry(folder.parent.name, name, folder, sum(s.st_size for s in files), used, seconds))
+    return found
+
+
+def damaged(found: list[Entry]) -> Iterator[tuple[Entry, UserError]]:
+    """Those that are finished and not what was written; every checksum is computed."""
+    for entry in found:
+        if entry.finished:
+            try:
+                verify(entry.folder)
+            except UserError as error:
+                yield entry, error
+
+
+def unused(store: Store, found: list[Entry], since: float) -> list[Entry]:
+    """Those last used before `since`, in seconds since the epoch, but for those that a report of the store names."""
+    named = {name for path in store.root.glob("reports/*/*.json") for name in FINGERPRINT.findall(path.read_text())}
+    return [entry for entry in found if entry.used < since and entry.fingerprint not in named]
+
+
+def remove(store: Store, found: list[Entry]) -> list[Entry]:
+    """Remove them; returns those that went. One that a process is making stays.
+
+    A folder loses its name before its files, so that none is ever half there; what a kill leaves goes the next time.
+    """
+    gone = []
+    for entry in found:
+        lock = FileLock(entry.folder.parent / f"{entry.fingerprint}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                entry.folder.rename(entry.folder.with_name(f"{entry.folder.name}{REMOVED}"))
+        except (Timeout, FileNotFoundError):
+            continue
+        gone.append(entry)
+    for folder in store.root.glob(f"*/*{REMOVED}"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return gone
