@@ -131,12 +131,13 @@ class Judgments:
                     mend="Mend the id, or remove the line.",
                 )
         pair = self._queries.rows[query], self._documents.rows[document]
-        if self._line_of_pair.setdefault(pair, line) != line:
+        if pair in self._line_of_pair:
             raise UserError(
                 f'document "{document}" is judged twice for query "{query}", first in line {self._line_of_pair[pair]}',
                 where=where,
                 mend="Remove one of the two lines.",
             )
+        self._line_of_pair[pair] = line
         self._relevance.append(relevance)
 
     @property

@@ -147,9 +147,9 @@ def string(value: dict[str, Any], key: str, where: str) -> str:
     return _encodable(text, key, where)
 
 
-def titled(value: dict[str, Any], where: str) -> str:
-    """A title, if there is one, a blank and the text."""
-    text = string(value, "text", where)
+def titled(value: dict[str, Any], where: str, key: str = "text") -> str:
+    """A title, if there is one, a blank and the text, which is under `key`."""
+    text = string(value, key, where)
     return f"{string(value, 'title', where)} {text}" if value.get("title") is not None else text
 
 

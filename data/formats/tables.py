@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from data.collection import Collection, Qrels
 from data.errors import UserError
 from data.formats.assemble import Judgments, Texts, assembled
-from data.formats.files import identifier, kind, string
+from data.formats.files import identifier, kind, string, titled
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 DOC_ID = ("_id", "doc_id", "docid", "corpus-id", "corpus_id", "id")
 QUERY_ID = ("_id", "query_id", "query-id", "qid", "id")
@@ -21,7 +22,10 @@ RELEVANCE = ("score", "relevance", "label")
 
 QUERY = ("query", "anchor", "question", "sentence1")
 POSITIVE = ("positive", "answer", "pos", "passage", "document", "response", "sentence2")
-NEGATIVE = ("negative", "neg", "negatives")
+NEGATIVE = "neg"  # what the names of such columns begin with
+
+
+log = logging.getLogger(__name__)
 
 
 def add_texts(texts: Texts, rows: Iterable[Row], source: str) -> Texts:
@@ -31,8 +35,7 @@ def add_texts(texts: Texts, rows: Iterable[Row], source: str) -> Texts:
     for number, row in enumerate(rows, 1):
         where = f"{source}:{number}"
         id_, text = _column(row, names, where), _column(row, TEXT, where)
-        title = f"{string(dict(row), 'title', where)} " if row.get("title") is not None else ""
-        texts.add(identifier(dict(row), id_, where), title + string(dict(row), text, where), number)
+        texts.add(identifier(row, id_, where), titled(row, where, text), number)
     texts.end("row")
     return texts
 
@@ -43,18 +46,18 @@ def judged(rows: Iterable[Row], source: str, queries: Texts, documents: Texts) -
     for number, row in enumerate(rows, 1):
         where = f"{source}:{number}"
         query, document = _column(row, OF_QUERY, where), _column(row, OF_DOC, where)
-        judgments.add(
-            identifier(dict(row), query, where), identifier(dict(row), document, where), _relevance(row, where), number
-        )
+        ids = identifier(row, query, where), identifier(row, document, where)
+        judgments.add(*ids, _relevance(row, where), number)
     return judgments.qrels
 
 
 def of_pairs(splits: Mapping[str, Iterable[Row]], source: str) -> Collection:
     """Tables in the style of sentence-transformers: the texts themselves, whose ids are made up.
 
-    A row holds a query and a positive, and negatives in columns whose names begin with "negative", a text or a list of
+    A row holds a query and a positive, and negatives in columns whose names begin with "neg", a text or a list of
     texts each; or a query, a document and a `label` (or `score`) of 0 or 1. Equal texts are one document, or query.
-    Negatives are judged 0, unless another row judges the same pair above it.
+    Negatives are judged 0, unless another row judges the same pair above it. A teacher's scores, which come beside
+    negatives, are not read, and a warning says so.
     """
     documents, queries = Texts("doc"), Texts("query")
     found: dict[str, dict[tuple[str, str], tuple[int, int]]] = {}
@@ -64,10 +67,12 @@ def of_pairs(splits: Mapping[str, Iterable[Row]], source: str) -> Collection:
         queries.begin(place)
         pairs = found[split] = {}
         for number, row in enumerate(rows, 1):
+            if number == 1 and _is_scored(row):
+                log.warning("%s: the scores beside the negatives are not read", place)
             query, judged_texts = _pair(row, f"{place}:{number}")
             for text, relevance in judged_texts:
                 pair = queries.add_text(query, number), documents.add_text(text, number)
-                if pairs.get(pair, (-1, 0))[0] < relevance:
+                if pair not in pairs or pairs[pair][0] < relevance:
                     pairs[pair] = relevance, number
     qrels = {}
     for split, pairs in found.items():
@@ -81,15 +86,20 @@ def of_pairs(splits: Mapping[str, Iterable[Row]], source: str) -> Collection:
 def _pair(row: Row, where: str) -> tuple[str, list[tuple[str, int]]]:
     """The query of a row, and its documents with their relevance."""
     query, positive = _column(row, QUERY, where), _column(row, POSITIVE, where)
-    label = next((name for name in RELEVANCE if name in row), None)
-    negatives = [name for name in row if name.startswith(NEGATIVE)]
-    if label and not negatives:
-        return string(dict(row), query, where), [(string(dict(row), positive, where), _relevance(row, where))]
-    documents = [(string(dict(row), positive, where), 1)]
+    negatives = _negatives(row)
+    documents = [(string(row, positive, where), 1 if negatives else _relevance(row, where))]
     for name in negatives:
         values = row[name] if isinstance(row[name], list) else [row[name]]
         documents += [(string({name: value}, name, where), 0) for value in values if value is not None]
-    return string(dict(row), query, where), documents
+    return string(row, query, where), documents
+
+
+def _negatives(row: Row) -> list[str]:
+    return [name for name in row if name.startswith(NEGATIVE)]
+
+
+def _is_scored(row: Row) -> bool:
+    return bool(_negatives(row)) and any(name in row for name in (*RELEVANCE, "scores", "margin"))
 
 
 def _relevance(row: Row, where: str) -> int:

@@ -23,7 +23,7 @@ from data.formats.files import (
     names,
     record,
     root,
-    string,
+    titled,
     whole,
     without_blanks,
 )
@@ -105,8 +105,7 @@ def _json(file: Source) -> Entries:
         value = record(line, where, '{"docid": …, "contents": …}')
         id_key = "docid" if "docid" in value or "id" not in value else "id"
         text_key = "contents" if "contents" in value or "text" not in value else "text"
-        title = f"{string(value, 'title', where)} " if value.get("title") is not None else ""
-        yield number, identifier(value, id_key, where), title + string(value, text_key, where)
+        yield number, identifier(value, id_key, where), titled(value, where, text_key)
 
 
 def _documents(file: Source) -> Entries:

@@ -274,6 +274,17 @@ def test_lists_of_negatives_and_labelled_pairs(tmp_path: Path) -> None:
     assert content(made)["qrels"] == {"train": {("q0", "d0", 1), ("q0", "d1", 0), ("q1", "d1", 1)}}
 
 
+def test_scores_beside_negatives_are_said_not_to_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"query": "why", "positive": "Because.", "negative": "No.", "score": 3.5}] * 2
+    folder = write_pairs(tmp_path / "mine", rows)
+    with caplog.at_level("WARNING"):
+        assert content(FORMATS["huggingface"].read(str(folder), ()))["qrels"] == {
+            "train": {("q0", "d0", 1), ("q0", "d1", 0)}
+        }
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("data.")]
+    assert told == [f"{folder}, train: the scores beside the negatives are not read"]
+
+
 def test_splits_that_are_not_wanted_are_not_read(tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "mine", [{"query": "why", "positive": "Because."}])
     write_pairs(folder, [{"query": "how", "positive": "So."}], "validation")
@@ -414,6 +425,17 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
         "tevatron",
         {"train.jsonl": TEVATRON["train.jsonl"] + TEVATRON["test.jsonl"].replace("makes alcohol", "is alcohol")},
         'mine/train.jsonl:3: id "d3" is there twice, first in line 2. Remove or rename one of them.',
+    ),
+    (
+        "tevatron",
+        {
+            "train.jsonl": jsonl(
+                [{"query_id": 1, "query": "x", "positive_passages": passages("d1"),
+                  "negative_passages": passages("d2", "d1")}]
+            )
+        },
+        'mine/train.jsonl:1: document "d1" is judged twice for query "1", first in line 1. '
+        "Remove one of the two lines.",
     ),
     (
         "tevatron",
