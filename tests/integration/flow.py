@@ -56,6 +56,8 @@ class Flow:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # It listens to Ctrl-C even where the tests were started in the background, which does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, verb: str, *arguments: str, until: Callable[[], bool] | None = None, by: int = 0) -> Ended:
