@@ -26,7 +26,8 @@ def lines(
         else:
             axes.set_ylim(0, 1.1 * max(value for points in curves.values() for _, value in points))
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+            axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
+        axes.set_xticks(sorted({place for points in curves.values() for place, _ in points}))
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.grid(alpha=0.2)
