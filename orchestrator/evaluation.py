@@ -27,7 +27,7 @@ from orchestrator.search import Stored, Tasks, search_shards, table
 from orchestrator.trial import MODEL
 from orchestrator.workspace import Opened, Workspace
 
-VERSION = 2  # of the embeddings
+VERSION = 3  # of the embeddings
 RUN_VERSION = 2
 SHARD_DOCUMENTS = 1024
 RUN, PER_QUERY, MEASURED = "run.trec.gz", "per_query.json", "measured.json"
@@ -145,12 +145,14 @@ class EncodeShard:
         began = time.perf_counter()
         encoder, count = self._encoder(str(shard.folder)), TokenCount()
         workspace, training = self._workspace, self._workspace.experiment.training
-        encoding = workspace.encoding(training.precision, training.token_budget)
         if shard.number == _document_shards(workspace):
+            precision = "fp32"  # queries are few, and half of what bf16 costs in quality is lost at them
             sequences = workspace.tokens.queries.take(_test_queries(workspace))
         else:
+            precision = training.precision
             end = min((shard.number + 1) * SHARD_DOCUMENTS, workspace.collection.documents.num_rows)
             sequences = workspace.tokens.documents.take(np.arange(shard.number * SHARD_DOCUMENTS, end))
+        encoding = workspace.encoding(precision, training.token_budget)
         vectors = encoding.embed(encoder.to(encoding.device), sequences, count).cpu().numpy()
         wall = time.perf_counter() - began
         import torch
