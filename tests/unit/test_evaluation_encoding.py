@@ -1,17 +1,22 @@
-"""Pins: where the evaluation encodes. One worker that would have this whole machine is no process of its own."""
+"""Pins: where the evaluation encodes (one worker that would have this whole machine is no process of its own), and in
+what precision: queries in fp32, whatever it is for documents.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_flow
 
+from data import Shard
 from orchestrator import evaluation
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import load
-from orchestrator.evaluation import evaluate_all, untrained_model
+from orchestrator.evaluation import EncodeShard, evaluate_all, untrained_model
+from orchestrator.search.vectors import COLUMN
 from orchestrator.workspace import Workspace
 
 
@@ -57,3 +62,16 @@ def test_where_it_encodes(
     with pytest.raises(AskedError):
         evaluate_all(workspace, [untrained_model(workspace, "untrained")], worker, there, connect)
     assert asked == [None if here else connect]
+
+
+def test_queries_are_encoded_in_fp32(tmp_path: Path, tiny_collection: Path, tiny_model: Path) -> None:
+    experiment = tiny_flow.write_experiment(tmp_path, tiny_collection, tiny_model)
+    workspace = Workspace(load(experiment, ["training.precision=bf16"]))
+    encode, encoder = EncodeShard(workspace.opened, {str(tmp_path): None}, 1), workspace.load_encoder()
+    made = [np.stack(encode(Shard(tmp_path, number))[COLUMN].to_numpy()) for number in (0, 1)]
+    rows = np.unique(workspace.test_qrels.query_row)
+    for precision, documents, queries in (("bf16", True, False), ("fp32", False, True)):
+        encoding = workspace.encoding(precision, None)
+        texts = workspace.tokens.documents.take(range(60)), workspace.tokens.queries.take(rows)
+        expected = [encoding.embed(encoder, sequences).numpy() for sequences in texts]
+        assert [np.array_equal(a, b) for a, b in zip(made, expected, strict=True)] == [documents, queries]
