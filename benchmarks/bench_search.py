@@ -10,6 +10,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -42,13 +43,13 @@ def main() -> None:
             if over_ray:
                 cluster.connect()
                 tasks = Tasks(cpus, 1)
-                ours = {f"{cpus} tasks": lambda: search_shards(queries, shards, depth, ids=ids, tasks=tasks)}  # noqa: B023
+                ours = {f"{cpus} tasks": partial(search_shards, queries, shards, depth, ids=ids, tasks=tasks)}
             else:
                 ours = {
-                    "one array": lambda: search(queries, documents, depth, ids=ids),  # noqa: B023
-                    f"{len(shards)} shards": lambda: search_shards(queries, shards, depth, ids=ids),  # noqa: B023
+                    "one array": partial(search, queries, documents, depth, ids=ids),
+                    f"{len(shards)} shards": partial(search_shards, queries, shards, depth, ids=ids),
                 }
-            compare(f"top {depth}", lambda: flat.search(queries, depth), ours)  # noqa: B023
+            compare(f"top {depth}", partial(flat.search, queries, depth), ours)
     if not over_ray:
         flat.reset()
         flat.add(documents[:SOME])

@@ -8,7 +8,7 @@ from data.collection import Collection, Qrels, Rows, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
 from data.inspection import Inspection, inspect
-from data.negatives import NegativeSource, RandomNegatives, RankedNegatives, given
+from data.negatives import NegativeSource, PooledNegatives, RandomNegatives, given
 from data.plan import Batch, BatchPlan, Examples, check_batch_size
 from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
@@ -22,9 +22,9 @@ __all__ = [
     "Examples",
     "Inspection",
     "NegativeSource",
+    "PooledNegatives",
     "Qrels",
     "RandomNegatives",
-    "RankedNegatives",
     "Rows",
     "Shard",
     "Stage",

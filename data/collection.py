@@ -129,6 +129,14 @@ def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.from_dlpack(column.chunk(0)) if column.num_chunks else np.empty(0, column.type.to_pandas_dtype())
 
 
+def matches(ordered: Rows, values: Rows) -> tuple[Rows, Rows]:
+    """All (i, j) with values[i] == ordered[j], in the order of i and then of j: two arrays of one length."""
+    first = np.searchsorted(ordered, values, side="left")
+    counts = np.searchsorted(ordered, values, side="right") - first
+    i = np.repeat(np.arange(len(values)), counts)
+    return i, np.arange(len(i)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+
+
 def _digest(table: pa.Table) -> str:
     """A fingerprint of a table of strings; the same however its rows are cut into chunks."""
     digest = hashlib.sha256()

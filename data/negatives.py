@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from data.collection import Qrels, Rows
+from data.collection import Qrels, Rows, matches
 from data.errors import UserError
 
 
@@ -73,29 +73,29 @@ class RandomNegatives:
         return drawn
 
 
-class RankedNegatives:
+class PooledNegatives:
     """Documents from a pool of each query, such as the top of a BM25 ranking, each as likely as any other of it.
 
     Args:
         query_rows: (Q,) the queries that have a pool.
-        ranked: (Q, k) their document rows, padded with -1.
+        pool: (Q, k) their document rows, padded with -1.
         relevant: the training judgments.
-        what: what the documents of the pool are, in a word, for the message.
+        kind: what the documents of the pool are, in a word, for the message.
     Raises UserError if some query has fewer than `per_query` documents in its pool that are not relevant for it.
     """
 
-    def __init__(self, query_rows: Rows, ranked: Rows, relevant: Qrels, per_query: int, what: str = "ranked") -> None:
+    def __init__(self, query_rows: Rows, pool: Rows, relevant: Qrels, per_query: int, kind: str = "ranked") -> None:
         self.per_query = per_query
-        n_documents = max(int(ranked.max(initial=0)), int(relevant.doc_row.max(initial=0))) + 1
-        usable = (ranked >= 0) & ~_Relevant(relevant, n_documents).mask(query_rows, ranked)
+        n_documents = max(int(pool.max(initial=0)), int(relevant.doc_row.max(initial=0))) + 1
+        usable = (pool >= 0) & ~_Relevant(relevant, n_documents).mask(query_rows, pool)
         # For each query its usable documents first, in the order of their ranks.
-        self._pool = np.take_along_axis(ranked, np.argsort(~usable, axis=1, kind="stable"), axis=1)
+        self._pool = np.take_along_axis(pool, np.argsort(~usable, axis=1, kind="stable"), axis=1)
         self._count = usable.sum(axis=1)
         self._order = np.argsort(query_rows, kind="stable")
         self._queries = query_rows[self._order]
         if (short := self._count < per_query).any():
             raise UserError(
-                f"{int(short.sum()):,} of {len(query_rows):,} queries have fewer than {per_query:,} {what} documents "
+                f"{int(short.sum()):,} of {len(query_rows):,} queries have fewer than {per_query:,} {kind} documents "
                 "that are not relevant for them",
                 where="negatives.per_query",
                 mend=f"Lower it to {fewest:,}, or use source: random."
@@ -120,13 +120,10 @@ def given(qrels: Qrels, query_rows: Rows) -> Rows:
     """The documents that are judged 0 or below for each query: (Q, k), padded with -1."""
     judged = qrels.select(qrels.relevance <= 0)
     order = np.argsort(judged.query_row, kind="stable")
-    queries, documents = judged.query_row[order], judged.doc_row[order]
-    first = np.searchsorted(queries, query_rows, side="left")
-    counts = np.searchsorted(queries, query_rows, side="right") - first
-    place = np.arange(counts.max(initial=0))
-    pool = np.full((len(query_rows), len(place)), -1, np.int64)
-    there = place < counts[:, None]
-    pool[there] = documents[(first[:, None] + place)[there]]
+    query, judgment = matches(judged.query_row[order], query_rows)
+    place = np.arange(len(query)) - np.searchsorted(query, query)  # in the line of its query
+    pool = np.full((len(query_rows), place.max(initial=-1) + 1), -1, np.int64)
+    pool[query, place] = judged.doc_row[order][judgment]
     return pool
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.collection import Qrels, Rows
+from data.collection import Qrels, Rows, matches
 from data.errors import UserError
 from data.negatives import NegativeSource
 
@@ -44,9 +44,9 @@ class Examples:
     def relevant(self, query_rows: Rows, doc_rows: Rows) -> npt.NDArray[np.bool_]:
         """Which of the documents (C,) are relevant for which of the queries (B,): (B, C)."""
         mask = np.zeros((len(query_rows), len(doc_rows)), np.bool_)
-        query, pair = _matches(self._by_query.query_rows, query_rows)
+        query, pair = matches(self._by_query.query_rows, query_rows)
         order = np.argsort(doc_rows, kind="stable")
-        pair_of_match, place = _matches(doc_rows[order], self._by_query.positive_rows[pair])
+        pair_of_match, place = matches(doc_rows[order], self._by_query.positive_rows[pair])
         mask[query[pair_of_match], order[place]] = True
         return mask
 
@@ -132,11 +132,3 @@ class BatchPlan:
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
             self._epoch = epoch
         return self._order
-
-
-def _matches(ordered: Rows, values: Rows) -> tuple[Rows, Rows]:
-    """All (i, j) with values[i] == ordered[j], two arrays of one length."""
-    first = np.searchsorted(ordered, values, side="left")
-    counts = np.searchsorted(ordered, values, side="right") - first
-    i = np.repeat(np.arange(len(values)), counts)
-    return i, np.arange(len(i)) + np.repeat(first - (np.cumsum(counts) - counts), counts)

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from data import Batch, BatchPlan, TokenShards, UserError
+from data import BatchPlan, TokenShards, UserError
 from losses import Embeddings, Loss, LossOutput
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import TrainingSettings
@@ -135,11 +134,7 @@ def train(
             )
 
         optimizer.zero_grad(set_to_none=True)
-        whole = plan.batch(step)
-        relevant, batch = plan.relevant(whole), whole.part(group.rank, group.size)
-        output, count = _back_propagate(
-            batch, relevant, tokens, encoder, loss, encoding, settings.activation_tokens, group
-        )
+        output, count = _back_propagate(plan, step, tokens, encoder, loss, encoding, settings.activation_tokens, group)
         if settings.clip is not None:
             nn.utils.clip_grad_norm_([*encoder.parameters(), *loss.parameters()], settings.clip)
         optimizer.step()
@@ -221,8 +216,8 @@ def _optimizer(encoder: nn.Module, loss: nn.Module, settings: TrainingSettings) 
 
 
 def _back_propagate(
-    batch: Batch,
-    relevant: npt.NDArray[np.bool_],
+    plan: BatchPlan,
+    step: int,
     tokens: Tokens,
     encoder: BiEncoder,
     loss: Loss,
@@ -230,9 +225,11 @@ def _back_propagate(
     activation_tokens: int,
     group: Group,
 ) -> tuple[LossOutput, TokenCount]:
-    """Give all parameters the gradient of the loss over the batches of all ranks; a row that occurs twice in this
-    rank's is encoded once.
+    """Give all parameters the gradient of the loss over the whole batch; a row that occurs twice in this rank's part is
+    encoded once.
     """
+    whole = plan.batch(step)
+    batch, relevant = whole.part(group.rank, group.size), plan.relevant(whole)
     query_rows, query_index = np.unique(batch.queries, return_inverse=True)
     doc_rows, doc_index = np.unique(batch.documents, return_inverse=True)
     sequences = tokens.queries.take(query_rows) + tokens.documents.take(doc_rows)

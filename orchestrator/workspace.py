@@ -211,8 +211,8 @@ class Workspace:
             return data.RandomNegatives(self.collection.documents.num_rows, training, config.per_query)
         rows = np.unique(training.relevant.query_row)
         if config.source == "given":
-            return data.RankedNegatives(rows, data.given(training, rows), training, config.per_query, "given")
-        return data.RankedNegatives(rows, self._bm25(rows, config.depth), training, config.per_query, "ranked")
+            return data.PooledNegatives(rows, data.given(training, rows), training, config.per_query, "given")
+        return data.PooledNegatives(rows, self._bm25(rows, config.depth), training, config.per_query, "ranked")
 
     @cached_property
     def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -17,7 +17,7 @@ from data.formats.files import (
     lines,
     missing,
     one_of,
-    record,
+    records,
     root,
     string,
     titled,
@@ -61,9 +61,7 @@ def _files(folder: Source) -> list[Source]:
 
 def _texts(file: Source, texts: Texts, text_of: Callable[[dict[str, Any], str], str]) -> Texts:
     texts.begin(file)
-    for number, line in lines(file):
-        where = f"{file}:{number}"
-        value = record(line, where, '{"_id": …, "text": …}')
+    for number, where, value in records(file, '{"_id": …, "text": …}'):
         texts.add(identifier(value, "_id", where), text_of(value, where), number)
     texts.end("line of JSON")
     return texts

@@ -18,10 +18,21 @@ from data.store import Json, file_digest
 Source = Path | zipfile.Path  # a file or folder on disk, or in a zip archive
 
 
+def folder_at(path: str | Path) -> Path:
+    """The folder at `path`. Raises UserError, naming its neighbours, where there is none."""
+    path = Path(path)
+    if path.is_file():
+        raise UserError("this is a file", where=str(path), mend="Name the folder that it belongs to.")
+    if not path.is_dir():
+        mend = f"There are: {names(path.parent)}." if path.parent.is_dir() else "Mend collection.path."
+        raise UserError("no such folder", where=str(path), mend=mend)
+    return path
+
+
 def root(path: str | Path) -> Source:
     """The folder at `path`, or the inside of the zip archive; that of its only folder, if there is nothing else.
 
-    Raises UserError, naming the folder's neighbours, where there is neither.
+    Raises UserError where there is neither.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".zip":
@@ -31,10 +42,7 @@ def root(path: str | Path) -> Source:
             raise UserError("this is no zip archive", where=str(path), mend="Copy it again.") from None
         there = [entry for entry in inside.iterdir() if entry.name != "__MACOSX"]
         return there[0] if len(there) == 1 and there[0].is_dir() else inside
-    if not path.is_dir():
-        mend = f"There are: {names(path.parent)}." if path.parent.is_dir() else "Mend collection.path."
-        raise UserError("no such folder", where=str(path), mend=mend)
-    return path
+    return folder_at(path)
 
 
 def digests(path: str | Path, files: Iterable[Source]) -> dict[str, Json]:
@@ -102,8 +110,14 @@ def cells(line: str, columns: tuple[str, ...], where: str) -> list[str]:
     return found
 
 
-def record(line: str, where: str, form: str) -> dict[str, Any]:
-    """The object in a line of JSON, which should have the form that is told where it has not."""
+def records(path: Source, form: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its number and its place; `form` is told where a line is none."""
+    for number, line in lines(path):
+        where = f"{path}:{number}"
+        yield number, where, _record(line, where, form)
+
+
+def _record(line: str, where: str, form: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except ValueError as error:  # also what json says of integers with thousands of digits

@@ -30,8 +30,19 @@ def read_irds(path: str, splits: tuple[str, ...] = ()) -> Collection:
     """Load documents, and queries and judgments of the wanted splits; those that there are not are left out.
 
     The text of a document or query is what ir_datasets calls its default text. Raises UserError where there is no such
-    collection, and where a split judges what is not there.
+    collection, where it cannot be downloaded, and where a split judges what is not there.
     """
+    try:
+        return _read(path, splits)
+    except (RuntimeError, OSError) as error:  # what it raises where no source of a download answers
+        raise UserError(
+            f'ir_datasets cannot read "{path}": {error.args[0] if error.args else error}',
+            where="collection.path",
+            mend="Look at what it printed above; what it has once downloaded it reads without a network.",
+        ) from None
+
+
+def _read(path: str, splits: tuple[str, ...]) -> Collection:
     source = _load(path)
     if source is None or not source.has_docs():
         raise UserError(

@@ -10,8 +10,7 @@ import pyarrow as pa
 from data.collection import Collection
 from data.errors import UserError
 from data.formats.assemble import Texts, assembled
-from data.formats.files import digests, missing
-from data.formats.files import root as root_of
+from data.formats.files import digests, folder_at, missing
 from data.formats.tables import Row, add_texts, judged, rows_of
 from data.store import Json
 
@@ -48,7 +47,7 @@ def _rows(file: Path) -> Iterator[Row]:
 
 def _files(path: str | Path) -> list[Path]:
     """Corpus, queries, then the judgments of each split by name."""
-    folder = Path(str(root_of(path)))
+    folder = folder_at(path)
     files = [folder / "corpus.parquet", folder / "queries.parquet"]
     for file in files:
         if not file.is_file():

@@ -12,7 +12,7 @@ from typing import Any
 from data.collection import Collection, Qrels
 from data.errors import UserError
 from data.formats.assemble import Judgments, Texts, assembled
-from data.formats.files import Source, digests, identifier, kind, lines, missing, one_of, record, root, string, titled
+from data.formats.files import Source, digests, identifier, kind, missing, one_of, records, root, string, titled
 from data.store import Json
 
 LAYOUT = "A folder of Tevatron has <split>.jsonl, and corpus.jsonl if it likes, each plain or with .gz."
@@ -36,9 +36,7 @@ def read_tevatron(path: str | Path, splits: tuple[str, ...] = ()) -> Collection:
     documents, queries = Texts("doc"), Texts("query")
     if corpus:
         documents.begin(corpus)
-        for number, line in lines(corpus):
-            where = f"{corpus}:{number}"
-            value = record(line, where, '{"docid": …, "text": …}')
+        for number, where, value in records(corpus, '{"docid": …, "text": …}'):
             documents.add(identifier(value, "docid", where), titled(value, where), number)
         documents.end("line of JSON")
     return assembled(documents, queries, {split: _split(file, queries, documents) for split, file in parts.items()})
@@ -48,9 +46,7 @@ def _split(file: Source, queries: Texts, documents: Texts) -> Qrels:
     judgments = Judgments(file, queries, documents)
     queries.begin(file)
     documents.begin(file)
-    for number, line in lines(file):
-        where = f"{file}:{number}"
-        value = record(line, where, LINE)
+    for number, where, value in records(file, LINE):
         query = identifier(value, "query_id", where)
         queries.add_again(query, string(value, "query", where), number)
         for key, relevance in PASSAGES.items():

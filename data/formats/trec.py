@@ -21,7 +21,7 @@ from data.formats.files import (
     lines,
     missing,
     names,
-    record,
+    records,
     root,
     titled,
     whole,
@@ -100,9 +100,7 @@ def _texts(file: Source, tagged: Callable[[Source], Entries]) -> Entries:
 
 
 def _json(file: Source) -> Entries:
-    for number, line in lines(file):
-        where = f"{file}:{number}"
-        value = record(line, where, '{"docid": …, "contents": …}')
+    for number, where, value in records(file, '{"docid": …, "contents": …}'):
         id_key = "docid" if "docid" in value or "id" not in value else "id"
         text_key = "contents" if "contents" in value or "text" not in value else "text"
         yield number, identifier(value, id_key, where), titled(value, where, text_key)

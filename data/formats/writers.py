@@ -33,9 +33,9 @@ def write(collection: Collection, format: str, folder: Path) -> None:
         WRITERS[format](collection, partial)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if mendable := full_disk(error, folder):
-            raise mendable from error
-        raise
+        raise full_disk(error, folder) or UserError(
+            f"it cannot be written: {error.strerror}", where=str(folder), mend="Name another folder."
+        ) from error
     partial.rename(folder)
 
 

@@ -331,6 +331,25 @@ def test_ir_datasets(catalogue: None, tmp_path: Path) -> None:
     )
 
 
+def test_ir_datasets_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ir_datasets
+
+    class Source:
+        def has_docs(self) -> bool:
+            return True
+
+        def docs_iter(self) -> Any:
+            raise RuntimeError("All download sources failed", ["one", "two"])
+
+    monkeypatch.setattr(ir_datasets, "load", lambda name: Source())
+    with pytest.raises(UserError) as error:
+        FORMATS["ir_datasets"].read("still", ("train",))
+    assert str(error.value) == (
+        'collection.path: ir_datasets cannot read "still": All download sources failed. Look at what it printed above; '
+        "what it has once downloaded it reads without a network."
+    )
+
+
 def test_ir_datasets_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import PackageNotFoundError
 
@@ -496,6 +515,19 @@ def test_refuses_data_sets_that_are_not_there_or_are_many(tmp_path: Path, monkey
     )
 
 
+@pytest.mark.parametrize("format", ["parquet", "trec", "msmarco", "tevatron", "beir"])
+def test_refuses_a_file_in_place_of_a_folder(format: str, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"corpus.jsonl: this is a file. Name the folder that it belongs to.$"):
+        FORMATS[format].sources(str(tmp_path / "corpus.jsonl"), ())
+
+
+def test_parquet_refuses_a_zip(tmp_path: Path) -> None:
+    archive = zipped(parquet(tmp_path / "mine"))
+    with pytest.raises(UserError, match=r"mine.zip: this is a file. Name the folder that it belongs to.$"):
+        FORMATS["parquet"].read(str(archive), ())
+
+
 def test_refuses_a_zip_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "mine.zip").write_text("no zip")
     with pytest.raises(UserError, match=r"mine.zip: this is no zip archive. Copy it again."):
@@ -558,6 +590,10 @@ def test_writing_refuses(beir_folder: Path, tmp_path: Path, monkeypatch: pytest.
         (folder / "corpus.jsonl").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"out: it cannot be written: Not a directory. Name another folder.$"):
+        write(made, "beir", tmp_path / "file" / "out")
+    (tmp_path / "file").unlink()
     monkeypatch.setitem(WRITERS, "beir", full)
     with pytest.raises(UserError, match="the disk is full"):
         write(made, "beir", tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import Qrels, RandomNegatives, RankedNegatives, UserError
+from data import PooledNegatives, Qrels, RandomNegatives, UserError
 from data import given as given_negatives
 
 # Query 0: 1 and 2 are relevant, 3 is judged not to be. Query 5: 0 is relevant.
@@ -50,7 +50,7 @@ USABLE = {5: {4, 2, 9}, 0: {7, 3, 8}}
 
 @given(st.lists(st.sampled_from([0, 5]), max_size=12), st.integers(0, 3), st.integers(0, 2**31))
 def test_ranked(queries: list[int], k: int, seed: int) -> None:
-    drawn = RankedNegatives(QUERIES, RANKED, JUDGED, k).draw(np.array(queries, np.int64), np.random.default_rng(seed))
+    drawn = PooledNegatives(QUERIES, RANKED, JUDGED, k).draw(np.array(queries, np.int64), np.random.default_rng(seed))
     assert (drawn.shape, drawn.dtype) == ((len(queries), k), np.int64)
     for query, row in zip(queries, drawn.tolist(), strict=True):
         assert len(set(row)) == k
@@ -58,7 +58,7 @@ def test_ranked(queries: list[int], k: int, seed: int) -> None:
 
 
 def test_ranked_is_even() -> None:
-    source = RankedNegatives(QUERIES, RANKED, JUDGED, 2)
+    source = PooledNegatives(QUERIES, RANKED, JUDGED, 2)
     drawn = source.draw(np.full(9_000, 5), np.random.default_rng(3))
     for column in drawn.T:
         documents, counts = np.unique(column, return_counts=True)
@@ -68,12 +68,12 @@ def test_ranked_is_even() -> None:
 
 def test_ranked_refuses_too_many_and_unknown_queries() -> None:
     with pytest.raises(UserError) as error:
-        RankedNegatives(np.array([0, 5]), np.array([[1, 3, 4], [3, 4, 2]]), JUDGED, 3)
+        PooledNegatives(np.array([0, 5]), np.array([[1, 3, 4], [3, 4, 2]]), JUDGED, 3)
     assert str(error.value) == (
         "negatives.per_query: 1 of 2 queries have fewer than 3 ranked documents that are not relevant for them. "
         "Lower it to 2, or use source: random."
     )
-    source = RankedNegatives(QUERIES, RANKED, JUDGED, 1)
+    source = PooledNegatives(QUERIES, RANKED, JUDGED, 1)
     for unknown in (3, 6):
         with pytest.raises(KeyError):
             source.draw(np.array([0, unknown]), np.random.default_rng(0))
@@ -83,7 +83,7 @@ def test_given_are_what_is_judged_not_relevant() -> None:
     judged = Qrels(np.array([0, 3, 0, 3, 0, 1]), np.array([1, 8, 3, 9, 5, 7]), np.array([1, 0, 0, 2, -1, 1], np.int32))
     assert given_negatives(judged, np.array([3, 0, 1])).tolist() == [[8, -1], [3, 5], [-1, -1]]
     assert given_negatives(judged, np.array([1])).shape == (1, 0)
-    source = RankedNegatives(np.array([3, 0]), given_negatives(judged, np.array([3, 0])), judged, 1, "given")
+    source = PooledNegatives(np.array([3, 0]), given_negatives(judged, np.array([3, 0])), judged, 1, "given")
     drawn = source.draw(np.array([0, 3] * 50), np.random.default_rng(0))
     assert {int(document) for document in drawn[::2, 0]} == {3, 5}
     assert {int(document) for document in drawn[1::2, 0]} == {8}
@@ -92,7 +92,7 @@ def test_given_are_what_is_judged_not_relevant() -> None:
 def test_given_refuses_where_there_are_none() -> None:
     judged = Qrels(np.array([0, 1]), np.array([1, 7]), np.array([1, 1], np.int32))
     with pytest.raises(UserError) as error:
-        RankedNegatives(np.array([0, 1]), given_negatives(judged, np.array([0, 1])), judged, 1, "given")
+        PooledNegatives(np.array([0, 1]), given_negatives(judged, np.array([0, 1])), judged, 1, "given")
     assert str(error.value) == (
         "negatives.per_query: 2 of 2 queries have fewer than 1 given documents that are not relevant for them. "
         "Use another source: random, for example."
