@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ GROUP = 16  # chunks that share one cast of the weights; their gradients are sum
 # GPU few large products are wanted.
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 32_768}
 
+# Without gradients each core encodes chunks of its own, and 1,024 tokens are what its cache holds: 1.2 to 1.3 times as
+# fast as all cores on chunks of 2,048, with vectors that are the same on any number of cores.
+CORE_BUDGET = 1024
+
 GATED = {"modernbert", "nomic_bert"}  # model types whose feed-forward is W (act(V x) * U x)
 
 
@@ -30,6 +35,14 @@ class TokenCount:
     tokens: int = 0
     padded: int = 0
     flops: float = 0.0
+
+    def add(self, config: Any, chunks: Sequence[Sequence[Ids]], packed: bool) -> None:
+        """Count chunks, in each of which the longest sequence comes first; `packed`: padded in attention alone."""
+        for chunk in chunks:
+            n, longest, tokens = len(chunk), len(chunk[0]), sum(map(len, chunk))
+            self.tokens += tokens
+            self.padded += n * longest
+            self.flops += forward_flops(config, n, longest, tokens if packed else n * longest)
 
 
 @dataclass(frozen=True)
@@ -48,13 +61,20 @@ class Encoding:
 
     def encode(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
         """Vectors `(n, D)` in float32 of `n` sequences of token ids, in their order, with gradients if these are on."""
-        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        order = chunks(lengths, self.token_budget)
-        if not order:
-            return torch.empty(0, encoder.dimension, device=self.device)
-        vectors = list(self.encode_chunks(encoder, [[sequences[row] for row in rows] for rows in order], count))
-        back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable")).to(self.device)
-        return torch.cat(vectors).index_select(0, back)
+        return self._in_order(encoder, sequences, self.token_budget, self.encode_chunks, count)
+
+    @torch.inference_mode()
+    def embed(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
+        """`encode` without gradients, in evaluation mode."""
+        was_training = encoder.training
+        encoder.eval()
+        if self.device.type == "cpu":
+            budget = min(self.token_budget, CORE_BUDGET)
+            vectors = self._in_order(encoder, sequences, budget, self._embed_chunks, count)
+        else:
+            vectors = self._in_order(encoder, sequences, self.token_budget, self.encode_chunks, count)
+        encoder.train(was_training)
+        return vectors
 
     def encode_chunks(
         self, encoder: BiEncoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None = None
@@ -62,11 +82,7 @@ class Encoding:
         """Vectors `(n, D)` of one chunk after the other; in each chunk the longest sequence comes first."""
         packed = architecture(encoder.backbone)
         if count is not None:
-            for chunk in chunks:
-                n, longest, tokens = len(chunk), len(chunk[0]), sum(map(len, chunk))
-                count.tokens += tokens
-                count.padded += n * longest
-                count.flops += forward_flops(encoder.config, n, longest, n * longest if packed is None else tokens)
+            count.add(encoder.config, chunks, packed is not None)
         if packed is None:
             # One context for all chunks, so that each weight is cast once and not once a chunk.
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
@@ -74,19 +90,62 @@ class Encoding:
                     ids, mask = pad(chunk, self.pad_id)
                     yield encoder(ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True))
             return
-        dtype = torch.bfloat16 if self.precision == "bf16" else next(encoder.parameters()).dtype
         for start in range(0, len(chunks), GROUP):
-            for states, mask in encode_packed(packed, chunks[start : start + GROUP], dtype, self.device):
+            layers = packed.cast(self._dtype(encoder))
+            for states, mask in encode_packed(packed, layers, chunks[start : start + GROUP], self.device):
                 yield encoder.pool(states, mask)
 
-    @torch.inference_mode()
-    def embed(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
-        """`encode` without gradients, in evaluation mode."""
-        was_training = encoder.training
-        encoder.eval()
-        vectors = self.encode(encoder, sequences, count)
-        encoder.train(was_training)
-        return vectors
+    def _embed_chunks(
+        self, encoder: BiEncoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None
+    ) -> Iterator[Tensor]:
+        """`encode_chunks` for CPU cores and without gradients: one cast of the weights, and a chunk for each core."""
+        packed = architecture(encoder.backbone)
+        if packed is None:
+            yield from self.encode_chunks(encoder, chunks, count)
+            return
+        if count is not None:
+            count.add(encoder.config, chunks, True)
+        layers = packed.cast(self._dtype(encoder))
+
+        def embed(chunk: Sequence[Ids]) -> Tensor:
+            with torch.inference_mode():  # a thread's own
+                ((states, mask),) = encode_packed(packed, layers, [chunk], self.device)
+                return encoder.pool(states, mask)
+
+        yield from _by_cores(embed, chunks)
+
+    def _in_order(
+        self,
+        encoder: BiEncoder,
+        sequences: Sequence[Ids],
+        token_budget: int,
+        work: Callable[[BiEncoder, Sequence[Sequence[Ids]], TokenCount | None], Iterator[Tensor]],
+        count: TokenCount | None,
+    ) -> Tensor:
+        """Vectors `(n, D)` of sequences that `work` has encoded in chunks under a budget."""
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        order = chunks(lengths, token_budget)
+        if not order:
+            return torch.empty(0, encoder.dimension, device=self.device)
+        vectors = list(work(encoder, [[sequences[row] for row in rows] for rows in order], count))
+        back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable")).to(self.device)
+        return torch.cat(vectors).index_select(0, back)
+
+    def _dtype(self, encoder: BiEncoder) -> torch.dtype:
+        """That of the products."""
+        return torch.bfloat16 if self.precision == "bf16" else next(encoder.parameters()).dtype
+
+
+def _by_cores(work: Callable[[Sequence[Ids]], Tensor], chunks: Sequence[Sequence[Ids]]) -> list[Tensor]:
+    """`work` of each chunk, done by as many threads as torch may use, each on one core."""
+    cores = torch.get_num_threads()
+    if cores == 1 or len(chunks) < cores:
+        return [work(chunk) for chunk in chunks]
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, chunks))
+    finally:
+        torch.set_num_threads(cores)  # which threads that come later start from
 
 
 def chunks(lengths: npt.NDArray[np.int64], token_budget: int) -> list[npt.NDArray[np.int64]]:

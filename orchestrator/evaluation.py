@@ -27,7 +27,7 @@ from orchestrator.search import Stored, Tasks, search_shards, table
 from orchestrator.trial import MODEL
 from orchestrator.workspace import Opened, Workspace
 
-VERSION = 3  # of the embeddings
+VERSION = 4  # of the embeddings
 RUN_VERSION = 2
 SHARD_DOCUMENTS = 1024
 RUN, PER_QUERY, MEASURED = "run.trec.gz", "per_query.json", "measured.json"

@@ -51,6 +51,10 @@ class Architecture(NamedTuple):
     window: int | None = None  # how far "sliding_attention" sees to either side
     final_norm: nn.Module | None = None
 
+    def cast(self, dtype: torch.dtype) -> list[Cast]:
+        """Each layer's weights in the precision that its products shall have; gradients flow back to the weights."""
+        return [Cast.of(block, block.out.out_features // self.heads, dtype) for block in self.blocks]
+
 
 def architecture(backbone: nn.Module) -> Architecture | None:
     """What `encode_packed` needs to know of an encoder; None where it has to be left to `transformers`.
@@ -72,23 +76,21 @@ def architecture(backbone: nn.Module) -> Architecture | None:
 
 
 def encode_packed(
-    backbone: Architecture, chunks: Sequence[Sequence[Ids]], dtype: torch.dtype, device: torch.device
+    backbone: Architecture, layers: Sequence[Cast], chunks: Sequence[Sequence[Ids]], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The last hidden states `(n, L, D)` and the mask `(n, L)` of one chunk after the other.
 
     Args:
+        layers: the backbone's, cast to the precision of the products; the rest is computed in that of the weights.
         chunks: token ids of n sequences each, the longest first.
-        dtype: that of the products; the rest is computed in the precision of the weights.
     """
     layouts = [Layout.of([len(sequence) for sequence in chunk], device) for chunk in chunks]
     ids = torch.from_numpy(np.concatenate([ids for chunk in chunks for ids in chunk])).to(device, torch.long)
     positions = torch.cat([layout.positions for layout in layouts])
     arguments = {} if backbone.first_position is None else {"position_ids": (positions + backbone.first_position)[None]}
     embedded = backbone.embeddings(input_ids=ids[None], **arguments)[0]
-    head_size = embedded.shape[1] // backbone.heads
-    layers = [Cast.of(block, head_size, dtype) for block in backbone.blocks]
     for states, layout in zip(embedded.split([len(layout.positions) for layout in layouts]), layouts, strict=True):
-        biases = _score_biases(backbone, layout, embedded, dtype)
+        biases = _score_biases(backbone, layout, embedded, layers[0].out[0].dtype)
         rotations = _rotations(backbone, layout, states)
         for layer in layers:
             kind = layer.block.kind

@@ -23,7 +23,7 @@ from orchestrator.runs import RunSpec
 from orchestrator.training import Costs, train
 from orchestrator.workspace import Workspace
 
-VERSION = 3
+VERSION = 4
 JOURNAL = "journal.jsonl"
 RECORD = "trial.json"
 MODEL = "model"

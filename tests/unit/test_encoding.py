@@ -4,6 +4,9 @@ to encoding one by one, with gradients; what is counted, by hand; FLOPs as PyTor
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +96,44 @@ def test_embed_is_without_dropout_and_leaves_the_mode_as_it_was(encoder: BiEncod
     finally:
         encoder.eval()
     assert not at_rest.requires_grad
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cores_side_by_side_give_what_one_core_gives(encoder: BiEncoder, precision: str, two_cores: None) -> None:
+    rows = sequences(LENGTHS * 3)
+    encoding, many, one = Encoding(CPU, precision, 20, pad_id=0), TokenCount(), TokenCount()
+    threads: set[int] = set()
+
+    def seen(*_: object) -> None:
+        threads.add(threading.get_ident())
+        assert torch.get_num_threads() == 1
+
+    with encoder.backbone.embeddings.register_forward_hook(seen):
+        side_by_side = encoding.embed(encoder, rows, many)
+    assert threading.get_ident() not in threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert torch.equal(encoding.embed(encoder, rows, one), side_by_side)
+    assert many == one
+
+
+def test_a_failure_on_one_core_is_raised_and_leaves_the_cores_as_they_were(encoder: BiEncoder, two_cores: None) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    with encoder.backbone.embeddings.register_forward_hook(fail), pytest.raises(MemoryError, match="no room"):
+        Encoding(CPU, "fp32", 20, pad_id=0).embed(encoder, sequences(LENGTHS))
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:  # and threads that come later start from as many
+        assert pool.submit(torch.get_num_threads).result() == 2
 
 
 def test_bf16_is_near_and_comes_out_as_float32(encoder: BiEncoder) -> None:
