@@ -15,11 +15,11 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 import plot
 import torch
 from timing import seconds, spread
@@ -27,7 +27,8 @@ from timing import seconds, spread
 from data import Shard, run_shards
 from orchestrator import cluster
 from orchestrator.config import Experiment
-from orchestrator.evaluation import SHARD_DOCUMENTS, EncodeShard, evaluate_all, untrained_model
+from orchestrator.embeddings import SHARD_TEXTS, EncodeShard, Wanted
+from orchestrator.evaluation import evaluate_all, wanted_for_the_test
 from orchestrator.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,25 +60,15 @@ def stages(folder: Path) -> None:
 
 def stages_of(workspace: Workspace) -> dict[str, float]:
     """Wall seconds of every stage, the start of its workers included."""
-    available = cluster.resources()
     found = {
         "read": seconds(lambda: workspace.collection),
         "tokenize": seconds(lambda: workspace.tokens),
         "BM25 ranks": seconds(lambda: workspace.negatives),
     }
-    encoded: list[float] = []
-    whole = seconds(
-        lambda: evaluate_all(
-            workspace,
-            [untrained_model(workspace, "untrained")],
-            cluster.worker_size(workspace.experiment, available),
-            available,
-            cluster.connect,
-            on_shard=lambda done, total: encoded.append(time.perf_counter()),
-        )
-    )
-    found["encode"] = encoded[-1] - encoded[0]
-    found["search and measure"] = whole - found["encode"]
+    model = workspace.starting_model
+    wanted = wanted_for_the_test(workspace, model)
+    found["encode"] = seconds(lambda: workspace.embed(wanted))
+    found["search and measure"] = seconds(lambda: evaluate_all(workspace, {"untrained": model}))
     return found
 
 
@@ -93,20 +84,18 @@ def pipeline(folder: Path) -> None:
         sequences = workspace.tokens.documents.take(range(PIPELINE))
         return seconds(
             lambda: [
-                encoding.embed(encoder, sequences[start : start + SHARD_DOCUMENTS])
-                for start in range(0, PIPELINE, SHARD_DOCUMENTS)
+                encoding.embed(encoder, sequences[start : start + SHARD_TEXTS])
+                for start in range(0, PIPELINE, SHARD_TEXTS)
             ]
         )
 
     def shards(documents: int, workers: int, connect: Callable[[], None] | None) -> float:
-        arguments = {
-            "opened": workspace.opened,
-            "folders": {str(made.absolute()): None},
-            "threads": cpus // workers,
-        }
+        rows = np.arange(documents)
+        wanted = Wanted(workspace.starting_model, workspace.tokens.documents, "bf16", None, rows)
+        arguments = {"wanted": {str(made.absolute()): wanted}, "threads": cpus // workers}
         took = seconds(
             lambda: run_shards(
-                [Shard(made, number) for number in range(documents // SHARD_DOCUMENTS)],
+                [Shard(made, number) for number in range(wanted.shards)],
                 EncodeShard,
                 arguments,
                 concurrency=workers,

@@ -8,7 +8,7 @@ from data.collection import Collection, Qrels, Rows, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
 from data.inspection import Inspection, inspect
-from data.negatives import NegativeSource, PooledNegatives, RandomNegatives, given
+from data.negatives import NegativeSource, Pool, PooledNegatives, RandomNegatives, below, given, window
 from data.plan import Batch, BatchPlan, Examples, check_batch_size
 from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
@@ -22,6 +22,7 @@ __all__ = [
     "Examples",
     "Inspection",
     "NegativeSource",
+    "Pool",
     "PooledNegatives",
     "Qrels",
     "RandomNegatives",
@@ -31,6 +32,7 @@ __all__ = [
     "Store",
     "TokenShards",
     "UserError",
+    "below",
     "build_together",
     "check_batch_size",
     "file_digest",
@@ -46,4 +48,5 @@ __all__ = [
     "tokenize",
     "tokens_stage",
     "validation_pool",
+    "window",
 ]

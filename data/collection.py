@@ -65,11 +65,33 @@ class Collection:
         """What tells this collection from any other; the same however its files were compressed."""
         return fingerprint(dict(self.parts))
 
+    @property
+    def document_ids(self) -> Sequence[str]:
+        """The id of each document's row; a task of another process opens them by their file."""
+        return DocumentIds(self.file("documents").parent)
+
     def file(self, part: str) -> Path:
         """The Arrow file of "documents" or "queries". Raises ValueError for a collection that is in no store."""
         if self.folder is None:
             raise ValueError("this collection is in memory only: use data.load")
         return self.folder / f"{part}.arrow"
+
+
+class DocumentIds(Sequence[str]):
+    """The ids of a collection's documents, read from its file when they are asked for; a task opens it by its path."""
+
+    def __init__(self, collection: Path) -> None:
+        self._collection = collection
+        self._column = open_collection(collection).documents["doc_id"]
+
+    def __reduce__(self) -> tuple[type[DocumentIds], tuple[Path]]:
+        return DocumentIds, (self._collection,)
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._column[int(row)].as_py()
 
 
 def collection(documents: pa.Table, queries: pa.Table, qrels: dict[str, Qrels]) -> Collection:

@@ -6,10 +6,13 @@ included). Test judgments are never read in training: a document that only they 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from data.collection import Qrels, Rows, matches
 from data.errors import UserError
@@ -66,54 +69,151 @@ class RandomNegatives:
 
     def draw(self, query_rows: Rows, rng: np.random.Generator) -> Rows:
         """Document rows (B, K) for query rows (B,)."""
-        drawn = rng.integers(self._n, size=(len(query_rows), self.per_query))
-        # What is relevant or drawn twice is drawn again, which leaves every set of K as likely as any other.
-        while (again := self._relevant.mask(query_rows, drawn) | _repeated(drawn)).any():
+        drawn = np.full((len(query_rows), self.per_query), -1, np.int64)
+        return self.fill(query_rows, drawn, rng)
+
+    def fill(self, query_rows: Rows, drawn: Rows, rng: np.random.Generator) -> Rows:
+        """Documents in place of every -1 of `drawn` (B, K), distinct from the others of their line."""
+        again = drawn < 0
+        ours = again.copy()
+        # What is relevant or drawn twice is drawn again, which leaves every set as likely as any other.
+        while again.any():
             drawn[again] = rng.integers(self._n, size=int(again.sum()))
+            again = (self._relevant.mask(query_rows, drawn) & ours) | _repeated(drawn, ours)
         return drawn
 
 
-class PooledNegatives:
-    """Documents from a pool of each query, such as the top of a BM25 ranking, each as likely as any other of it.
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Documents that one source offers as negatives of each query.
 
     Args:
-        query_rows: (Q,) the queries that have a pool.
-        pool: (Q, k) their document rows, padded with -1.
-        relevant: the training judgments.
-        kind: what the documents of the pool are, in a word, for the message.
-    Raises UserError if some query has fewer than `per_query` documents in its pool that are not relevant for it.
+        source: what they are, in a word or two, such as "bm25".
+        rows: (Q, k) document rows, -1 where there is none; in a ranking, the place of rank r is r - 1.
+        weight: how often the source is drawn from, in proportion to the others.
+        scores: (Q, k) of each document, where the source gives scores.
+        ranked: whether the place of a document says how good the source finds it.
     """
 
-    def __init__(self, query_rows: Rows, pool: Rows, relevant: Qrels, per_query: int, kind: str = "ranked") -> None:
-        self.per_query = per_query
-        n_documents = max(int(pool.max(initial=0)), int(relevant.doc_row.max(initial=0))) + 1
-        usable = (pool >= 0) & ~_Relevant(relevant, n_documents).mask(query_rows, pool)
-        # For each query its usable documents first, in the order of their ranks.
-        self._pool = np.take_along_axis(pool, np.argsort(~usable, axis=1, kind="stable"), axis=1)
-        self._count = usable.sum(axis=1)
+    source: str
+    rows: Rows
+    weight: float = 1.0
+    scores: npt.NDArray[np.float32] | None = None
+    ranked: bool = True
+
+
+class PooledNegatives:
+    """Documents from pools of each query, such as the top of a ranking, mixed by weight.
+
+    Each negative is of one source, drawn by weight, and there each document of the pool is as likely as any other. A
+    document that several sources offer is the first one's. Where a query's pool is empty, random documents fill up.
+
+    Args:
+        query_rows: (Q,) the queries that have pools.
+        relevant: the training judgments; what is relevant for a query is taken out of its pools.
+        random: the weight of random documents.
+
+    Attributes:
+        pools: the sources', without what is relevant or an earlier source's.
+        short: for each source, how many queries have fewer than `per_query` of its documents.
+
+    Raises UserError if a source has no document for any query, and what `RandomNegatives` raises.
+    """
+
+    def __init__(
+        self,
+        query_rows: Rows,
+        pools: Sequence[Pool],
+        relevant: Qrels,
+        n_documents: int,
+        per_query: int,
+        random: float = 0.0,
+    ) -> None:
+        self.per_query, self.query_rows = per_query, query_rows
+        self._random = RandomNegatives(n_documents, relevant, per_query)
         self._order = np.argsort(query_rows, kind="stable")
         self._queries = query_rows[self._order]
-        if (short := self._count < per_query).any():
-            raise UserError(
-                f"{int(short.sum()):,} of {len(query_rows):,} queries have fewer than {per_query:,} {kind} documents "
-                "that are not relevant for them",
-                where="negatives.per_query",
-                mend=f"Lower it to {fewest:,}, or use source: random."
-                if (fewest := int(self._count.min()))
-                else "Use another source: random, for example.",
-            )
+        weights = np.array([*(pool.weight for pool in pools), random])
+        self._weights = weights / weights.sum()
+        judged, taken = _Relevant(relevant, n_documents), np.empty(0, np.int64)
+        line = np.arange(len(query_rows))[:, None] * n_documents
+        self.pools: list[Pool] = []
+        self._ready: list[tuple[Rows, Rows]] = []
+        self.short: dict[str, int] = {}
+        for pool in pools:
+            pairs = np.where(pool.rows >= 0, line + pool.rows, -1)
+            usable = (pool.rows >= 0) & ~judged.mask(query_rows, pool.rows) & ~np.isin(pairs, taken)
+            taken = np.concatenate([taken, pairs[usable]])
+            if len(query_rows) and not usable.any():
+                raise UserError(
+                    f"no query has a document of {pool.source} that is not relevant for it",
+                    where="negatives",
+                    mend="Use another source: random, for example.",
+                )
+            self.pools.append(replace(pool, rows=np.where(usable, pool.rows, -1)))
+            # For each query its usable documents first.
+            first = np.argsort(~usable, axis=1, kind="stable")
+            count = usable.sum(axis=1)
+            self._ready.append((np.take_along_axis(pool.rows, first, axis=1), count))
+            self.short[pool.source] = self.short.get(pool.source, 0) + int((count < per_query).sum())
 
     def draw(self, query_rows: Rows, rng: np.random.Generator) -> Rows:
-        """Document rows (B, K) for query rows (B,). Raises KeyError for a query that was not ranked."""
+        """Document rows (B, K) for query rows (B,). Raises KeyError for a query that has no pools."""
         place = np.minimum(np.searchsorted(self._queries, query_rows), max(len(self._queries) - 1, 0))
         if not len(self._queries) or (self._queries[place] != query_rows).any():
-            raise KeyError("negatives are asked for a query that was not ranked")
-        rows = self._order[place]
-        # The K smallest of random keys are a random choice of K; keys of what is not usable come last.
-        keys = rng.random((len(rows), self._pool.shape[1]))
-        keys[np.arange(self._pool.shape[1]) >= self._count[rows, None]] = np.inf
-        chosen = np.argsort(keys, axis=1, kind="stable")[:, : self.per_query]
-        return np.take_along_axis(self._pool[rows], chosen, axis=1)
+            raise KeyError("negatives are asked for a query that has no pools")
+        lines = self._order[place]
+        shape = len(lines), self.per_query
+        source = rng.choice(len(self._weights), size=shape, p=self._weights)
+        drawn = np.full(shape, -1, np.int64)
+        for number, (pool, count) in enumerate(self._ready):
+            # The documents of the smallest of random keys are a random choice; keys of what is not usable come last.
+            keys = rng.random((len(lines), pool.shape[1]))
+            keys[np.arange(pool.shape[1]) >= count[lines, None]] = np.inf
+            order = np.argsort(keys, axis=1, kind="stable")
+            wanted = source == number
+            turn = np.cumsum(wanted, axis=1) - 1  # which of the source's documents this one is, in its line
+            query, slot = np.nonzero(wanted & (turn < count[lines, None]))
+            drawn[query, slot] = pool[lines[query], order[query, turn[query, slot]]]
+        return self._random.fill(query_rows, drawn, rng)
+
+    def table(self, query_ids: Callable[[int], str], document_ids: Callable[[int], str]) -> pa.Table:
+        """What the pools hold: `query_id`, `doc_id`, `source`, `rank` from 1, `score`; null where it is not known."""
+        columns: dict[str, list[Any]] = {name: [] for name in ("query_id", "doc_id", "source", "rank", "score")}
+        for pool in self.pools:
+            line, place = np.nonzero(pool.rows >= 0)
+            columns["query_id"] += map(query_ids, self.query_rows[line].tolist())
+            columns["doc_id"] += map(document_ids, pool.rows[line, place].tolist())
+            columns["source"] += [pool.source] * len(line)
+            columns["rank"] += (place + 1).tolist() if pool.ranked else [None] * len(line)
+            columns["score"] += [None] * len(line) if pool.scores is None else pool.scores[line, place].tolist()
+        types = {"rank": pa.int32(), "score": pa.float32()}
+        return pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})
+
+
+def window(pool: Pool, skip: int, depth: int) -> Pool:
+    """The ranks `skip` + 1 to `depth` of a ranking."""
+    ranks = np.arange(pool.rows.shape[1])
+    return replace(pool, rows=np.where((ranks >= skip) & (ranks < depth), pool.rows, -1))
+
+
+def below(
+    pool: Pool, positives: npt.NDArray[np.float32], absolute: float | None = None, relative: float | None = None
+) -> Pool:
+    """What scores clearly less than a relevant document, and so is hardly relevant itself.
+
+    Args:
+        positives: (Q,) the score of each query's relevant document, of several the lowest.
+        absolute: a document must score less than that by so much.
+        relative: … by such a share of it; 0.05 is the "positive-aware" filter of NV-Retriever (arXiv 2407.15831).
+    """
+    assert pool.scores is not None, "only a source with scores can be filtered by them"
+    kept = pool.rows >= 0
+    if absolute is not None:
+        kept &= pool.scores <= (positives - absolute)[:, None]
+    if relative is not None:
+        kept &= pool.scores <= (positives - relative * np.abs(positives))[:, None]
+    return replace(pool, rows=np.where(kept, pool.rows, -1))
 
 
 def given(qrels: Qrels, query_rows: Rows) -> Rows:
@@ -127,12 +227,13 @@ def given(qrels: Qrels, query_rows: Rows) -> Rows:
     return pool
 
 
-def _repeated(drawn: Rows) -> npt.NDArray[np.bool_]:
-    """Which entries of (B, K) stand further left in their row as well."""
-    order = np.argsort(drawn, axis=1, kind="stable")
+def _repeated(drawn: Rows, ours: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of `ours` in (B, K) are in their line already: as another's, or as one of ours further left."""
+    # Stable, with the others first: of equal entries, all but the first are repeated.
+    order = np.lexsort((ours, drawn), axis=1)
     ordered = np.take_along_axis(drawn, order, axis=1)
     same = np.zeros(drawn.shape, np.bool_)
     same[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
     repeated = np.empty_like(same)
     np.put_along_axis(repeated, order, same, axis=1)
-    return repeated
+    return repeated & ours

@@ -44,6 +44,9 @@ class TokenShards:
             self._offsets.append(_view(ids.offsets))
         self._lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
 
+    def __reduce__(self) -> tuple[type[TokenShards], tuple[Path]]:
+        return TokenShards, (self.folder,)  # travels as the path that it is opened from
+
     def __len__(self) -> int:
         return len(self._lengths)
 

@@ -105,12 +105,20 @@ def convert(
 
 
 @app.command()
-def mine(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+def mine(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE.parquet", help="Write what negatives are drawn from.")
+    ] = None,
+) -> None:
     """Make the negatives and the validation pool."""
     with _job(experiment, overrides) as job:
         job.check()
         job.prepare()
         job.mine()
+        if save:
+            typer.echo(f"{job.save_negatives(save):,} negatives → {save}")
 
 
 @app.command()

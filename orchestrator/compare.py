@@ -13,13 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import losses
-from data import Inspection, Qrels, Stage, fingerprint, inspect
+from data import Inspection, PooledNegatives, Qrels, Stage, UserError, fingerprint, inspect
 from data.store import Json, manifest
 from orchestrator import cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
-from orchestrator.evaluation import Evaluated, Model, evaluate_all, trained_model, untrained_model
+from orchestrator.evaluation import Evaluated, evaluate_all, trained_model
 from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
@@ -87,9 +87,33 @@ class Job:
 
     def mine(self) -> None:
         """The negatives, the validation pool, and the order of the batches."""
+        negatives = self.workspace.negatives
+        if isinstance(negatives, PooledNegatives):
+            for source, queries in negatives.short.items():
+                if queries:
+                    self.display.line(
+                        f"negatives: {queries:,} of {len(negatives.query_rows):,} queries have fewer than "
+                        f"{negatives.per_query} {source}; random documents fill up"
+                    )
         for row in self.experiment.recipes:
             self.display.line(f"{row.name}: {self._batches(row)}")
         self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
+
+    def save_negatives(self, file: Path) -> int:
+        """Write the documents that negatives are drawn from, with their source, to a new Parquet file; how many."""
+        from data.formats.writers import write_table
+
+        negatives, collection = self.workspace.negatives, self.workspace.collection
+        if not isinstance(negatives, PooledNegatives):
+            raise UserError(
+                "random negatives are drawn from the whole corpus: there is nothing to save",
+                where="negatives.source",
+                mend="Set it to bm25, mined or given.",
+            )
+        query_ids = collection.queries["query_id"]
+        table = negatives.table(lambda row: query_ids[row].as_py(), collection.document_ids.__getitem__)
+        write_table(table, file)
+        return len(table)
 
     def _batches(self, row: RecipeSettings) -> str:
         """What the batches of a row are made of, in words."""
@@ -170,23 +194,12 @@ class Job:
 
     def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
         """The untrained encoder and each row's winner on the test split."""
-        models = [untrained_model(self.workspace, UNTRAINED)]
+        models = {UNTRAINED: self.workspace.starting_model}
         for row in self.experiment.recipes:
             winner = winner_of(trials[row.name])
             run = next(run for run in runs_of(self.experiment, row) if run.name == winner.name)
-            stage = stage_of(self.workspace, run)
-            models.append(trained_model(row.name, stage))
-        return self._evaluate(models)
-
-    def _evaluate(self, models: list[Model]) -> dict[str, Evaluated]:
-        return evaluate_all(
-            self.workspace,
-            models,
-            self.size,
-            self.available,
-            self._connect,
-            lambda done, total: self.display.shards("encoding the corpus for the evaluation", done, total),
-        )
+            models[row.name] = trained_model(self.workspace, stage_of(self.workspace, run))
+        return evaluate_all(self.workspace, models)
 
     def compare(self) -> Outcome:
         """All of it: trials, evaluation, report, MLflow."""
@@ -250,15 +263,12 @@ class Job:
         )
 
     def _shared_costs(self) -> list[Cost]:
-        """What all recipes share: tokenizing and mining, as the store's manifests have it."""
+        """What all recipes share: tokenizing, as the store's manifests have it, and mining."""
         tokens = self.workspace.tokens
-        folders = {"tokenizing": [tokens.queries.folder, tokens.documents.folder]}
-        costs = []
-        for stage, paths in folders.items():
-            seconds = sum(manifest(path)["seconds"] for path in paths)
-            examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
-            costs.append(Cost(stage=stage, device_seconds=seconds, wall_seconds=seconds, examples=examples))
-        return costs
+        seconds = sum(manifest(shards.folder)["seconds"] for shards in (tokens.queries, tokens.documents))
+        examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
+        tokenizing = Cost(stage="tokenizing", device_seconds=seconds, wall_seconds=seconds, examples=examples)
+        return [tokenizing, *(self.workspace.ranking(index).cost for index in self.workspace.miners)]
 
 
 def environment(available: cluster.Resources, size: cluster.WorkerSize) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from orchestrator import recipes
 from orchestrator.config_problems import Problem, nearest, shown
-from orchestrator.config_schema import Experiment, RecipeSettings, Scalar
+from orchestrator.config_schema import Experiment, RecipeSettings, Scalar, SourceSettings
 from orchestrator.config_source import KeyPath
 from orchestrator.recipes import Recipe
 from tune_spaces import TuneSpace
@@ -22,9 +22,13 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
     if collection.test_split == collection.train_split:
         what = f'"{collection.test_split}" is what the recipes train on, and says nothing about other queries'
         yield Problem(("collection", "test_split"), what, "Name another split.")
-    if negatives.source == "bm25" and negatives.depth < negatives.per_query:
-        what = f"{negatives.depth} documents cannot give {negatives.per_query} negatives a query"
-        yield Problem(("negatives", "depth"), what, f"Set it to {negatives.per_query} or more.")
+    if negatives.mix:
+        for key in _said(negatives):
+            yield Problem(("negatives", key), "is said of a single source, and there is a mix", "Move it into the mix.")
+        for index, source in enumerate(negatives.mix):
+            yield from _source(("negatives", "mix", index), source, 1)
+    else:
+        yield from _source(("negatives",), negatives, negatives.per_query)
     if evaluation.depth is not None:
         import ir_measures
 
@@ -33,6 +37,34 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
         if cutoffs[deepest] > evaluation.depth:
             what = f"{evaluation.depth} documents are fewer than {deepest} reads"
             yield Problem(("evaluation", "depth"), what, f"Set it to {cutoffs[deepest]} or more, or leave it out.")
+
+
+def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Problem]:
+    """Whether what is said of a source of negatives is something that it has, and leaves it enough documents."""
+    ranked = ("bm25", "mined")
+    for key, sources in (
+        ("skip", ranked),
+        ("depth", ranked),
+        ("encoder", ("mined",)),
+        ("absolute_margin", ("mined",)),
+        ("relative_margin", ("mined",)),
+    ):
+        if key in _said(source) and source.source not in sources:
+            yield Problem(
+                (*here, key), f"says nothing of {source.source} negatives", f"It is for {' and '.join(sources)}."
+            )
+    left = max(0, source.depth - source.skip)
+    if source.source in ranked and left < least:
+        yield Problem(
+            (*here, "depth"),
+            f"{left} document(s) a query cannot give {least} negative(s)",
+            f"Set it to {source.skip + least} or more.",
+        )
+
+
+def _said(source: SourceSettings) -> list[str]:
+    """The keys that are not at their defaults."""
+    return [key for key, field in SourceSettings.model_fields.items() if getattr(source, key) != field.default]
 
 
 def _rows(experiment: Experiment) -> Iterator[Problem]:

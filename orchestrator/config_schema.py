@@ -130,14 +130,40 @@ class EncoderSettings(Section):
     dropout: Share = 0.0
 
 
-class NegativesSettings(Section):
-    """Where negatives come from: the whole corpus, the first `depth` documents of BM25, or those that the training
-    judgments give, at 0 or below (what the formats with negatives of their own are read into).
+class SourceSettings(Section):
+    """Where negatives come from.
+
+    `random`: the whole corpus. `bm25`: what BM25 ranks highest. `mined`: what an encoder does. `given`: what the
+    training judgments have at 0 or below, which the formats with negatives of their own are read into. Of a ranking,
+    the ranks `skip` + 1 to `depth` are taken, and of what an encoder ranks, that which scores less than the query's
+    relevant documents by the margins.
     """
 
-    source: Literal["random", "bm25", "given"] = "random"
-    per_query: Annotated[int, Field(gt=0)] = 1
+    source: Literal["random", "bm25", "mined", "given"] = "random"
+    skip: Annotated[int, Field(ge=0)] = 0
     depth: Annotated[int, Field(gt=0)] = 100
+    encoder: EncoderSettings | None = None  # that mines; None: the one that training starts from
+    absolute_margin: Annotated[float, Field(ge=0)] | None = None  # in the encoder's scores
+    relative_margin: Share | None = None  # a share of the relevant document's score
+
+
+class MixedSourceSettings(SourceSettings):
+    """One of several sources."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class NegativesSettings(SourceSettings):
+    """The negatives of each query: of one source, or of several in a `mix` by weight."""
+
+    per_query: Annotated[int, Field(gt=0)] = 1
+    mix: Annotated[tuple[MixedSourceSettings, ...], Field(strict=False)] = ()
+
+    @property
+    def sources(self) -> tuple[MixedSourceSettings, ...]:
+        """All of them."""
+        one = {key: getattr(self, key) for key in SourceSettings.model_fields}
+        return self.mix or (MixedSourceSettings(**one),)
 
 
 class TrainingSettings(Section):

@@ -72,6 +72,13 @@ class BiEncoder(nn.Module):
         return int(self.config.hidden_size)
 
 
+def pad_id(folder: Path) -> int:
+    """The token id that pads; what it is matters only to encoders that count positions from it (RoBERTa)."""
+    from transformers import AutoConfig
+
+    return int(getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "pad_token_id", None) or 0)
+
+
 def load_encoder(
     folder: Path,
     *,

@@ -28,6 +28,11 @@ CORE_BUDGET = 768
 GATED = {"modernbert", "nomic_bert"}  # model types whose feed-forward is W (act(V x) * U x)
 
 
+def device() -> torch.device:
+    """Where this process encodes: on its GPU, if it was granted one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass
 class TokenCount:
     """What went through an encoder. `padded` counts the positions of padded chunks, `tokens` those that carry text."""

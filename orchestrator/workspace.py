@@ -6,7 +6,7 @@ The driver and every training worker build one from the same experiment; what th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -14,13 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import data
-from data import BatchPlan, Collection, Examples, NegativeSource, Qrels, Stage, Store, UserError
+from data import (
+    BatchPlan,
+    Collection,
+    Examples,
+    NegativeSource,
+    Pool,
+    Qrels,
+    Rows,
+    Stage,
+    Store,
+    UserError,
+    fingerprint,
+)
+from orchestrator import cluster
 from orchestrator.config import Experiment, TrainingSettings
-from orchestrator.encoder import BiEncoder, load_encoder
-from orchestrator.encoding import Encoding
+from orchestrator.config_schema import MixedSourceSettings, NegativesSettings
+from orchestrator.embeddings import Model, Wanted, embed
+from orchestrator.encoder import BiEncoder, load_encoder, pad_id
+from orchestrator.encoding import Encoding, device
+from orchestrator.mining import Mining, Ranking
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
 from orchestrator.weights import ModelFolder, keep, locate
@@ -35,6 +50,7 @@ class Opened:
     experiment: str
     collection: Path
     model: ModelFolder
+    miners: tuple[ModelFolder, ...] = ()  # of the sources of negatives that an encoder mines
 
 
 class Workspace:
@@ -62,6 +78,8 @@ class Workspace:
         workspace = cls(Experiment.model_validate_json(opened.experiment))
         workspace.collection = data.open_collection(opened.collection)
         workspace.model = opened.model
+        for miner, model in zip(workspace.miners.values(), opened.miners, strict=True):
+            miner.collection, miner.model = workspace.collection, model
         return workspace
 
     @property
@@ -69,7 +87,8 @@ class Workspace:
         """What a worker needs to open this workspace."""
         assert self.collection.folder is not None
         experiment = self.experiment.model_copy(update={"store": str(self.store.root)})
-        return Opened(experiment.model_dump_json(), self.collection.folder, self.model)
+        miners = tuple(miner.model for miner in self.miners.values())
+        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, miners)
 
     @cached_property
     def collection(self) -> Collection:
@@ -130,24 +149,36 @@ class Workspace:
                     where="training.batch_size",
                     mend=f"Make it a multiple of {workers}.",
                 )
-        if experiment.negatives.source != "bm25":
-            self.negatives  # noqa: B018 - refuses more than there are; to ask BM25 takes longer
+        if {source.source for source in experiment.negatives.sources} <= {"random", "given"}:
+            self.negatives  # noqa: B018 - refuses more than there are; to rank takes longer
         self._check_pool()
         self.test_qrels  # noqa: B018
 
     def check_encoder(self) -> None:
-        """Refuse an encoder that cannot be loaded as the experiment has it, or that does not take its lengths.
+        """Refuse an encoder that cannot be loaded as the experiment has it, or that does not take its lengths; of those
+        that mine as well.
 
         Raises:
             UserError: in either case.
         """
-        experiment, longest = self.experiment, self.longest
-        for key in ("query_tokens", "document_tokens"):
-            tokens = getattr(experiment.encoder, key)
+        self._check_encoder("encoder")
+        for index, miner in self.miners.items():
+            if miner is not self:
+                mix = f".mix.{index}" if self.experiment.negatives.mix else ""
+                miner._check_encoder(f"negatives{mix}.encoder")
+
+    def _check_encoder(self, key: str) -> None:
+        try:
+            longest = self.longest
+        except UserError as error:
+            where = error.where and error.where.replace("encoder", key, 1)
+            raise UserError(error.what, where=where, mend=error.mend) from error
+        for name in ("query_tokens", "document_tokens"):
+            tokens = getattr(self.experiment.encoder, name)
             if longest is not None and tokens > longest:
                 raise UserError(
                     f"{tokens} tokens are more than the {longest} that this encoder takes",
-                    where=f"encoder.{key}",
+                    where=f"{key}.{name}",
                     mend=f"Lower it to {longest} or less.",
                 )
 
@@ -207,12 +238,64 @@ class Workspace:
     def negatives(self) -> NegativeSource:
         """Where the negatives of the training queries come from."""
         config, (training, _) = self.experiment.negatives, self.split
-        if config.source == "random":
-            return data.RandomNegatives(self.collection.documents.num_rows, training, config.per_query)
+        documents = self.collection.documents.num_rows
+        if all(source.source == "random" for source in config.sources):
+            return data.RandomNegatives(documents, training, config.per_query)
         rows = np.unique(training.relevant.query_row)
-        if config.source == "given":
-            return data.PooledNegatives(rows, data.given(training, rows), training, config.per_query, "given")
-        return data.PooledNegatives(rows, self._bm25(rows, config.depth), training, config.per_query, "ranked")
+        pools = [
+            self._pool(index, source, rows) for index, source in enumerate(config.sources) if source.source != "random"
+        ]
+        random = sum(source.weight for source in config.sources if source.source == "random")
+        return data.PooledNegatives(rows, pools, training, documents, config.per_query, random)
+
+    def _pool(self, index: int, source: MixedSourceSettings, rows: Rows) -> Pool:
+        """What a source offers as negatives of some queries."""
+        training = self.split[0]
+        if source.source == "given":
+            return Pool("given", data.given(training, rows), source.weight, ranked=False)
+        if source.source == "bm25":
+            return data.window(Pool("bm25", self._bm25(rows, source.depth), source.weight), source.skip, source.depth)
+        ranking = self.ranking(index)
+        name = "mined" if source.encoder is None else f"mined by {source.encoder.model}"
+        pool = Pool(name, ranking.rows, source.weight, ranking.scores)
+        pool = data.window(pool, source.skip, source.depth)
+        return data.below(pool, ranking.positives, source.absolute_margin, source.relative_margin)
+
+    @cached_property
+    def miners(self) -> dict[int, Workspace]:
+        """For each source of negatives that an encoder mines, by its place, a workspace with that encoder."""
+        found: dict[int, Workspace] = {}
+        for index, source in enumerate(self.experiment.negatives.sources):
+            if source.source == "mined" and source.encoder in (None, self.experiment.encoder):
+                found[index] = self
+            elif source.source == "mined":
+                changes = {"encoder": source.encoder, "negatives": NegativesSettings()}
+                found[index] = Workspace(self.experiment.model_copy(update=changes), self._connect, self._on_shard)
+                found[index].collection = self.collection
+        return found
+
+    def ranking(self, index: int) -> Ranking:
+        """What the encoder of a source of negatives ranks highest for the training queries."""
+        return self.mining(index).ranking(self.store, self.collection, self.embed)
+
+    def mining(self, index: int) -> Mining:
+        """The work that it takes."""
+        miner, relevant = self.miners[index], self.split[0].relevant
+        model, training = miner.starting_model, self.experiment.training
+        return Mining(
+            Wanted(model, miner.tokens.documents, training.precision, training.token_budget),
+            Wanted(model, miner.tokens.queries, "fp32", training.token_budget, np.unique(relevant.query_row)),
+            relevant,
+            min(self.experiment.negatives.sources[index].depth, self.collection.documents.num_rows),
+        )
+
+    def embed(self, wanted: Sequence[Wanted], what: str = "encoding what is mined") -> list[Path]:
+        """The folders of vectors, which are made on all of the machine or the cluster unless they are there."""
+        available = cluster.resources()
+        size = cluster.worker_size(self.experiment, available)
+        return embed(
+            self.store, wanted, size, available, self._connect, lambda done, total: self._on_shard(what, done, total)
+        )
 
     @cached_property
     def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -252,16 +335,20 @@ class Workspace:
             dropout=config.dropout,
         )
 
+    @cached_property
+    def starting_model(self) -> Model:
+        """The same, to encode with."""
+        config = self.experiment.encoder
+        inputs = {
+            "weights": self.model.fingerprint,
+            **config.model_dump(include={"pooling", "normalize", "layers"}),
+        }
+        layers = tuple(config.layers) if config.layers is not None else None
+        return Model(self.model.path, fingerprint(inputs), config.pooling, config.normalize, layers)
+
     def encoding(self, precision: str, token_budget: int | None) -> Encoding:
         """How this process encodes: on its GPU if it was granted one."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return Encoding.on(device, precision, token_budget, pad_id=self.load_pad_id())
-
-    def load_pad_id(self) -> int:
-        """The token id that pads; what it is matters only to encoders that count positions from it (RoBERTa)."""
-        from transformers import AutoConfig
-
-        return int(getattr(AutoConfig.from_pretrained(self.model.path), "pad_token_id", None) or 0)
+        return Encoding.on(device(), precision, token_budget, pad_id(self.model.path))
 
     def validator(self, encoding: Encoding) -> Validator:
         """Scores an encoder on the validation part."""
@@ -278,7 +365,9 @@ class Workspace:
             "judgments": parts[f"qrels/{collection.train_split}"],
             "validation": collection.validation,
             "validation_pool": collection.validation_pool,
-            "negatives": experiment.negatives.model_dump(),
+            "negatives": [source.model_dump() for source in experiment.negatives.sources],
+            "per_query": experiment.negatives.per_query,
+            "miners": [miner.encoder_inputs for miner in self.miners.values()],
             "encoder": self.encoder_inputs,
             "seed": experiment.seed,
             "workers": experiment.scaling.workers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,40 @@ def write(collection: Collection, format: str, folder: Path) -> None:
     """
     if format not in WRITERS:
         raise UserError(f'"{format}" is not written', where="format", mend=f"Formats: {', '.join(WRITERS)}.")
-    if folder.exists():
-        raise UserError("it is there already", where=str(folder), mend="Name another folder.")
-    partial = folder.with_name(f"{folder.name}{TEMPORARY}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with _new(folder) as partial:
         partial.mkdir(parents=True)
         WRITERS[format](collection, partial)
+
+
+def write_table(table: pa.Table, file: Path) -> None:
+    """Write a table to a Parquet file that is not there yet. Raises UserError where it is, and for a full disk."""
+    import pyarrow.parquet
+
+    with _new(file) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, partial)
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[Path]:
+    """A path to write at; what is written appears under its name when it is complete."""
+    if path.exists():
+        raise UserError("it is there already", where=str(path), mend="Choose another name.")
+    partial = path.with_name(f"{path.name}{TEMPORARY}")
+    _remove(partial)
+    try:
+        yield partial
+        partial.rename(path)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise full_disk(error, folder) or UserError(
-            f"it cannot be written: {error.strerror}", where=str(folder), mend="Name another folder."
+        _remove(partial)
+        raise full_disk(error, path) or UserError(
+            f"it cannot be written: {error.strerror}", where=str(path), mend="Choose another place."
         ) from error
-    partial.rename(folder)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _beir(collection: Collection, folder: Path) -> None:

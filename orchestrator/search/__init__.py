@@ -7,8 +7,20 @@ embeddings alone, not of shards, tasks, threads or the order of the corpus.
 
 from orchestrator.search.approximate import EXACT, recall
 from orchestrator.search.exact import Hits
-from orchestrator.search.run import Found, search, search_shards
+from orchestrator.search.run import Found, score_pairs, search, search_shards
 from orchestrator.search.tasks import Tasks
 from orchestrator.search.vectors import Shard, Stored, table
 
-__all__ = ["EXACT", "Found", "Hits", "Shard", "Stored", "Tasks", "recall", "search", "search_shards", "table"]
+__all__ = [
+    "EXACT",
+    "Found",
+    "Hits",
+    "Shard",
+    "Stored",
+    "Tasks",
+    "recall",
+    "score_pairs",
+    "search",
+    "search_shards",
+    "table",
+]

@@ -11,6 +11,7 @@ import numpy as np
 from orchestrator.records import IndexFigures
 from orchestrator.search.approximate import EXACT, approximate, check
 from orchestrator.search.exact import Here, Hits, Workers, exact
+from orchestrator.search.scores import pair_scores
 from orchestrator.search.tasks import OverRay, Tasks
 from orchestrator.search.threads import available, faiss_threads
 from orchestrator.search.vectors import Floats, Rows, Shard, parts
@@ -78,3 +79,11 @@ def search_shards(
         found, figures = approximate(queries, whole, depth, index, hits, threads)
     _log.info("index %s: recall %.4f of the exact top %d", index, figures.recall, depth)
     return Found(*found, figures)
+
+
+def score_pairs(
+    queries: Floats, shards: Sequence[Shard], query: Rows, rows: Rows, threads: int | None = None
+) -> Floats:
+    """The inner product (P,) of each pair of a query and a document, as a search would give it."""
+    (whole,) = parts(shards, 1)
+    return pair_scores(np.ascontiguousarray(queries, dtype=np.float32), whole, query, rows, threads or available())

@@ -9,6 +9,7 @@ import numpy as np
 
 from data import UserError
 from data.machines import machines
+from orchestrator import cluster
 from orchestrator.search.exact import Candidates, nearest
 from orchestrator.search.scores import pair_scores
 from orchestrator.search.threads import faiss_threads
@@ -28,6 +29,11 @@ class Tasks(NamedTuple):
     def pay(queries: int, dimension: int, documents: int) -> bool:
         """Whether a search takes so long, half a minute on two cores, that a start of the tasks' workers is nothing."""
         return 2.0 * queries * dimension * documents >= _PAYING
+
+    @classmethod
+    def where_they_pay(cls, queries: int, dimension: int, documents: int) -> Tasks | None:
+        """Those of the cluster that this process is connected to; None where the search is better done right here."""
+        return cls.of_cluster() if cls.pay(queries, dimension, documents) and cluster.connected() else None
 
     @classmethod
     def of_cluster(cls) -> Tasks:

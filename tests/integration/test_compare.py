@@ -22,7 +22,8 @@ from in_mlflow import MEASURES, ROWS, TRIALS, check_mlflow, runs_in
 
 from orchestrator import cli
 from orchestrator.config import load
-from orchestrator.evaluation import embeddings_stage, trained_model
+from orchestrator.embeddings import Wanted
+from orchestrator.evaluation import trained_model
 from orchestrator.runs import runs_of
 from orchestrator.trial import stage_of
 from orchestrator.workspace import Workspace
@@ -206,6 +207,9 @@ def test_plan_of_what_is_not_done(stillhouse: Any) -> None:
     assert stages["train static-margin"]["what"].startswith("2 trials of 12 steps at most")
     assert stages["train arm-adaptive"]["what"] == "1 trial of 12 steps"
     assert not list(Path("store").glob("*/*.partial/part*"))
+    mined = json.loads(stillhouse("plan", "tiny.yaml", "--json", "--set", "negatives.source=mined"))
+    assert [(stage["stage"], stage["state"]) for stage in mined][3] == ("mine negatives", "to do")
+    assert mined[3]["what"].startswith("the first 60 of 60 documents, ")
 
 
 def test_train_and_tune(stillhouse: Any, compared: tuple[Flow, Ended]) -> None:
@@ -245,6 +249,7 @@ def test_export(stillhouse: Any, finished: Flow, tmp_path: Path) -> None:
     vectors = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts)
     # The same vectors as those that the evaluation searched.
     (run,) = runs_of(workspace.experiment, workspace.experiment.recipes[1])
-    stage = embeddings_stage(workspace, trained_model("arm-adaptive", stage_of(workspace, run)))
+    model = trained_model(workspace, stage_of(workspace, run))
+    stage = Wanted(model, workspace.tokens.documents, "fp32").stage(workspace.store)
     table = pa.ipc.open_file(pa.memory_map(str(stage.path / "part-00000.arrow"))).read_all()
     assert np.allclose(vectors, np.array(table["vector"].to_pylist()), atol=1e-5)

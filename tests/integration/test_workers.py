@@ -29,6 +29,24 @@ def test_two_workers_learn_what_one_learns(compared: tuple[Flow, Ended], prepare
     assert used == {2}
 
 
+@pytest.mark.timeout(300)
+def test_workers_draw_from_what_an_encoder_mined(prepared: Flow) -> None:
+    mix = (
+        "negatives={per_query: 2, mix: [{source: mined, skip: 1, depth: 20, absolute_margin: 0.01}, {source: random}]}"
+    )
+    ended = prepared.run("compare", *TWO, "--set", mix, "--set", "recipes=[arm-adaptive]")
+    assert ended.status == 0, ended.errors
+    assert "queries have fewer than 2 mined; random documents fill up" in ended.errors
+    assert "negatives a query: 2 own" in ended.errors
+    (mined,) = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "mining")
+    assert mined["examples"] == 60 + 32
+    # The corpus was encoded once untrained, for mining and evaluation, and once trained.
+    sizes = [
+        len(list(folder.glob("part-*"))) for folder in (prepared.store / "embeddings").iterdir() if folder.is_dir()
+    ]
+    assert len(sizes) == 5  # two corpora, two times the test queries, and the training queries
+
+
 @pytest.mark.timeout(200)
 def test_what_the_user_can_mend_arrives_from_a_worker(prepared: Flow) -> None:
     ended = prepared.run("compare", *TWO, "--set", "training.learning_rate=1e30", "--set", "training.clip=null")

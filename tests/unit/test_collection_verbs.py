@@ -64,3 +64,30 @@ def test_convert(run: Run, tiny_collection: Path, tmp_path: Path) -> None:
     printed = run("convert", "parquet", "mine")
     assert printed == f"{tiny_collection} → mine\n"
     assert FORMATS["parquet"].read("mine", ()).fingerprint == read_beir(tiny_collection).fingerprint
+
+
+def test_mine_saves_what_negatives_are_drawn_from(run: Run, tiny_collection: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    settings = "negatives={per_query: 2, mix: [{source: bm25, depth: 5}, {source: random}]}"
+    printed = run("mine", "--set", settings, "--save", str(tmp_path / "out" / "negatives.parquet"))
+    rows = pyarrow.parquet.read_table(tmp_path / "out" / "negatives.parquet").to_pylist()
+    assert printed == f"{len(rows):,} negatives → {tmp_path / 'out' / 'negatives.parquet'}\n"
+    judged = [line.split("\t")[:2] for line in (tiny_collection / "qrels" / "train.tsv").read_text().splitlines()[1:]]
+    assert len({row["query_id"] for row in rows}) == 32  # of the training part
+    assert not [row for row in rows if [row["query_id"], row["doc_id"]] in judged]
+    assert {(row["source"], row["rank"] in range(1, 6), row["score"]) for row in rows} == {("bm25", True, None)}
+
+
+def test_there_is_nothing_to_save_of_random_negatives(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["stillhouse", "mine", "tiny.yaml", "--save", "negatives.parquet"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "negatives.source: random negatives are drawn from the whole corpus: there is nothing to save. "
+        "Set it to bm25, mined or given."
+    )
+    assert not (tmp_path / "negatives.parquet").exists()

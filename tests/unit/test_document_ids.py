@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from data import Store, load
-from orchestrator.evaluation import DocumentIds
 
 
 def test_document_ids_travel_as_a_path(beir_folder: Path, tmp_path: Path) -> None:
-    folder = load(Store(tmp_path / "store"), "beir", beir_folder).folder
-    assert folder is not None
-    ids = DocumentIds(folder)
+    ids = load(Store(tmp_path / "store"), "beir", beir_folder).document_ids
     assert list(ids) == ["d1", "d2", "d3", "d4", "d5"]
     packed = pickle.dumps(ids)
     assert b"d3" not in packed

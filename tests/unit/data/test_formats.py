@@ -583,7 +583,7 @@ def test_writing_refuses(beir_folder: Path, tmp_path: Path, monkeypatch: pytest.
     made = read_beir(beir_folder)
     with pytest.raises(UserError, match=r'^format: "lemur" is not written. Formats: beir, trec, parquet.$'):
         write(made, "lemur", tmp_path / "out")
-    with pytest.raises(UserError, match=r"tiny: it is there already. Name another folder.$"):
+    with pytest.raises(UserError, match=r"tiny: it is there already. Choose another name.$"):
         write(made, "beir", beir_folder)
 
     def full(collection: Collection, folder: Path) -> None:
@@ -591,7 +591,7 @@ def test_writing_refuses(beir_folder: Path, tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"out: it cannot be written: Not a directory. Name another folder.$"):
+    with pytest.raises(UserError, match=r"out: it cannot be written: Not a directory. Choose another place.$"):
         write(made, "beir", tmp_path / "file" / "out")
     (tmp_path / "file").unlink()
     monkeypatch.setitem(WRITERS, "beir", full)

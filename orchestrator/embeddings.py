@@ -1,0 +1,180 @@
+"""Vectors of texts under an encoder, kept in the store: what mining searches, the evaluation searches too."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from data import Rows, Shard, Stage, Store, TokenShards, build_together, fingerprint, run_shards
+from data.store import Json
+from orchestrator import cluster
+from orchestrator.cluster import Resources, WorkerSize
+from orchestrator.encoder import BiEncoder, Pooling, load_encoder, pad_id
+from orchestrator.encoding import Encoding, TokenCount, device
+from orchestrator.records import Cost, to_json
+from orchestrator.search import Stored, table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 5
+SHARD_TEXTS = 1024
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder as a worker loads it. The fingerprint names all that its vectors depend on but the texts."""
+
+    folder: Path
+    fingerprint: str
+    pooling: Pooling
+    normalize: bool
+    layers: tuple[int, ...] | None = None  # those that are kept of the folder's
+
+    def load(self) -> BiEncoder:
+        """The encoder, on the CPU."""
+        return load_encoder(self.folder, pooling=self.pooling, normalize=self.normalize, layers=self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """The vectors of some texts under a model. `rows` are those of the token shards, all where it is None."""
+
+    model: Model
+    tokens: TokenShards
+    precision: str
+    token_budget: int | None = None
+    rows: Rows | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens if self.rows is None else self.rows)
+
+    @property
+    def shards(self) -> int:
+        """Files that they lie in."""
+        return math.ceil(len(self) / SHARD_TEXTS)
+
+    def stage(self, store: Store) -> Stage:
+        """Where they are kept."""
+        inputs: dict[str, Json] = {
+            "model": self.model.fingerprint,
+            "tokens": self.tokens.folder.name,  # a fingerprint itself
+            "rows": None if self.rows is None else fingerprint(self.rows.tolist()),
+            "precision": self.precision,
+            "token_budget": self.token_budget,
+            "shard": SHARD_TEXTS,
+        }
+        return store.stage("embeddings", VERSION, inputs)
+
+    def sequences(self, shard: int) -> list[np.ndarray[Any, Any]]:
+        """The token ids of a shard's texts."""
+        part = range(shard * SHARD_TEXTS, min(len(self), (shard + 1) * SHARD_TEXTS))
+        return self.tokens.take(part if self.rows is None else self.rows[part.start : part.stop])
+
+
+def embed(
+    store: Store,
+    wanted: Sequence[Wanted],
+    size: WorkerSize,
+    available: Resources,
+    connect: Callable[[], object] | None,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """The finished folders of what is wanted; what the store does not hold, one pool of workers encodes.
+
+    The workers are Ray Data actors. Where one would have the whole of this machine, this process does the work: it has
+    loaded all that a worker would load first, and saves the start of one, 8 s.
+    """
+    stages = [each.stage(store) for each in wanted]
+    missing = {stage.fingerprint: (stage, each) for stage, each in zip(stages, wanted, strict=True) if not stage.done}
+
+    def encode(partials: Sequence[Path]) -> None:
+        of = {str(partial): each for partial, (_, each) in zip(partials, missing.values(), strict=True)}
+        workers = max(1, int(available.gpus)) if size.gpus else max(1, available.cpus // size.cpus)
+        here = workers == 1 and not available.gpus and not cluster.remote()
+        run_shards(
+            [Shard(Path(folder), number) for folder, each in of.items() for number in range(each.shards)],
+            EncodeShard,
+            {"wanted": of, "threads": size.cpus},
+            concurrency=workers,
+            num_cpus=size.cpus,
+            num_gpus=1 if size.gpus else 0,
+            on_shard=on_shard,
+            connect=None if here else connect,
+        )
+
+    build_together([stage for stage, _ in missing.values()], encode)
+    return [stage.path if stage.fingerprint in missing else stage.build(lambda partial: None) for stage in stages]
+
+
+class EncodeShard:
+    """The worker: the vectors of a shard's texts, and what they cost in the table's metadata.
+
+    Args:
+        wanted: what is made in each folder.
+    """
+
+    def __init__(self, wanted: dict[str, Wanted], threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._wanted = wanted
+        self._loaded: tuple[Model, BiEncoder] | None = None
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        import torch
+
+        began = time.perf_counter()
+        wanted, count = self._wanted[str(shard.folder)], TokenCount()
+        encoder, sequences = self._encoder(wanted.model), wanted.sequences(shard.number)
+        encoding = Encoding.on(device(), wanted.precision, wanted.token_budget, pad_id(wanted.model.folder))
+        vectors = encoding.embed(encoder.to(encoding.device), sequences, count).cpu().numpy()
+        wall = time.perf_counter() - began
+        devices = 1 if encoding.device.type == "cuda" else torch.get_num_threads()
+        cost = Cost(
+            stage="encoding",
+            device=encoding.device.type,
+            devices=devices,
+            device_seconds=wall * devices,
+            wall_seconds=wall,
+            examples=len(sequences),
+            tokens=count.tokens,
+            flops=count.flops,
+        )
+        return table(vectors).replace_schema_metadata({"cost": json.dumps(to_json(cost))})
+
+    def _encoder(self, model: Model) -> BiEncoder:
+        """The encoder of a stage; the one before it is let go."""
+        if self._loaded is None or self._loaded[0] != model:
+            self._loaded = None
+            self._loaded = model, model.load()
+        return self._loaded[1]
+
+
+def stored(folder: Path) -> list[Stored]:
+    """The shards of a finished stage, in the order of the texts."""
+    return [Stored.of(path) for path in _files(folder)]
+
+
+def cost(folders: Sequence[Path], stage: str, recipe: str | None = None) -> Cost:
+    """What the vectors in some folders cost together, as an entry of the ledger."""
+    costs = []
+    for path in (path for folder in folders for path in _files(folder)):
+        with pa.memory_map(str(path)) as file:
+            costs.append(Cost(**json.loads(pa.ipc.open_file(file).schema.metadata[b"cost"])))
+    total: dict[str, Any] = {
+        name: sum(getattr(each, name) for each in costs)
+        for name in ("device_seconds", "wall_seconds", "examples", "tokens", "flops")
+    }
+    return Cost(stage=stage, recipe=recipe, device=costs[0].device, devices=costs[0].devices, **total)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.arrow"))

@@ -1,0 +1,155 @@
+"""Negatives that an encoder mines: the ranking against a naive one, margins, another encoder, what is made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_flow
+
+from data import PooledNegatives, UserError
+from data.store import manifest
+from orchestrator import cluster, embeddings
+from orchestrator.cluster import Resources
+from orchestrator.config import load
+from orchestrator.evaluation import evaluate_all
+from orchestrator.workspace import Workspace
+
+DEPTH = 40
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
+
+
+@pytest.fixture
+def mined(tmp_path: Path, tiny_collection: Path, tiny_model: Path) -> Any:
+    path = tiny_flow.write_experiment(tmp_path, tiny_collection, tiny_model)
+
+    def make(*settings: str) -> Workspace:
+        if not settings or not settings[0].startswith("negatives={"):
+            settings = ("negatives.source=mined", f"negatives.depth={DEPTH}", *settings)
+        return Workspace(load(path, list(settings)))
+
+    return make
+
+
+def scores_of(workspace: Workspace, rows: Any) -> Any:
+    """The score (Q, N) of every document for queries, in float64."""
+    encoder, encoding = workspace.load_encoder(), workspace.encoding("fp32", None)
+    queries = encoding.embed(encoder, workspace.tokens.queries.take(rows)).numpy()
+    documents = encoding.embed(encoder, workspace.tokens.documents.take(range(60))).numpy()
+    return queries.astype(np.float64) @ documents.astype(np.float64).T
+
+
+def pool_of(workspace: Workspace) -> tuple[Any, list[list[int]]]:
+    negatives = workspace.negatives
+    assert isinstance(negatives, PooledNegatives)
+    (pool,) = negatives.pools
+    return negatives.query_rows, [[int(row) for row in line if row >= 0] for line in pool.rows]
+
+
+def test_the_ranking_is_the_naive_one(mined: Any) -> None:
+    workspace = mined("negatives.skip=2")
+    rows, pool = pool_of(workspace)
+    training = workspace.split[0].relevant
+    assert rows.tolist() == sorted(set(training.query_row.tolist()))
+    relevant = dict(zip(training.query_row.tolist(), training.doc_row.tolist(), strict=True))
+    scores = scores_of(workspace, rows)
+    for query, line, found in zip(rows.tolist(), scores, pool, strict=True):
+        ranked = np.argsort(-line, kind="stable")[2:DEPTH]
+        assert found == [row for row in ranked.tolist() if row != relevant[query]]
+    np.testing.assert_allclose(workspace.ranking(0).positives, [scores[i, relevant[q]] for i, q in enumerate(rows)])
+    table = workspace.negatives.table(str, str).to_pylist()
+    assert table[0] == {
+        "query_id": str(rows[0]),
+        "doc_id": str(pool[0][0]),
+        "source": "mined",
+        "rank": table[0]["rank"],
+        "score": pytest.approx(scores[0, pool[0][0]], abs=1e-6),
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "most"),
+    [
+        ("negatives.absolute_margin=0.01", lambda positive: positive - 0.01),
+        ("negatives.relative_margin=0.02", lambda positive: positive - 0.02 * abs(positive)),
+    ],
+)
+def test_margins(mined: Any, setting: str, most: Any) -> None:
+    workspace, all_of_them = mined(setting), mined()
+    rows, pool = pool_of(workspace)
+    positives = workspace.ranking(0).positives
+    scores = scores_of(workspace, rows)
+    (_, whole) = pool_of(all_of_them)
+    for line, found, candidates, positive in zip(scores, pool, whole, positives, strict=True):
+        assert found == [row for row in candidates if line[row] <= most(positive)]
+    assert sum(map(len, pool)) < sum(map(len, whole))
+    assert len(list((workspace.store.root / "mined").glob("*/manifest.json"))) == 1  # another margin ranks nothing anew
+
+
+def test_the_evaluation_reads_the_vectors_that_were_mined_with(mined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = mined()
+    assert len(pool_of(workspace)[1]) == 32
+    made: list[str] = []
+    run_shards = embeddings.run_shards
+
+    def counted(shards: Any, *arguments: Any, **named: Any) -> None:
+        made.extend(str(shard.path) for shard in shards)
+        run_shards(shards, *arguments, **named)
+
+    monkeypatch.setattr(embeddings, "run_shards", counted)
+    evaluate_all(workspace, {"untrained": workspace.starting_model})
+    assert len(made) == 1  # the test queries
+    cost = workspace.ranking(0).cost
+    assert (cost.stage, cost.examples) == ("mining", 60 + 32)
+    (folder,) = (workspace.store.root / "mined").glob("*/manifest.json")
+    assert cost.wall_seconds > manifest(folder.parent)["seconds"] > 0
+
+
+def test_another_encoder_mines(mined: Any, tmp_path: Path) -> None:
+    other = tiny_flow.write_model(tmp_path / "other")
+    encoder = f"negatives.encoder={{model: {other}, layers: [0], query_tokens: 16, document_tokens: 20}}"
+    workspace = mined(encoder)
+    assert workspace.miners[0].tokens.documents.max_tokens == 20
+    rows, pool = pool_of(workspace)
+    scores = scores_of(workspace.miners[0], rows)
+    training = workspace.split[0].relevant
+    relevant = dict(zip(training.query_row.tolist(), training.doc_row.tolist(), strict=True))
+    for query, line, found in zip(rows.tolist(), scores, pool, strict=True):
+        ranked = np.argsort(-line, kind="stable")[:DEPTH]
+        assert found == [row for row in ranked.tolist() if row != relevant[query]]
+    assert workspace.negatives.pools[0].source == f"mined by {other}"
+    # A worker draws the same, from the store alone.
+    opened = workspace.opened
+    other.rename(tmp_path / "gone")
+    there = Workspace.of(opened)
+    for generator in ([3], [4]):
+        drawn = [w.negatives.draw(rows, np.random.default_rng(generator)) for w in (workspace, there)]
+        np.testing.assert_array_equal(*drawn)
+    assert workspace.training_inputs != mined().training_inputs
+
+
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ("negatives.encoder={model: ./nowhere}", "negatives.encoder.model"),
+        (
+            "negatives.encoder={model: MODEL, query_tokens: 16, document_tokens: 1000}",
+            "negatives.encoder.document_tokens",
+        ),
+        (
+            "negatives={mix: [{source: random}, {source: mined, encoder: {model: ./nowhere}}]}",
+            "negatives.mix.1.encoder.model",
+        ),
+    ],
+)
+def test_an_encoder_that_cannot_mine(mined: Any, tiny_model: Path, setting: str, where: str) -> None:
+    workspace = mined(setting.replace("MODEL", str(tiny_model)))
+    with pytest.raises(UserError) as error:
+        workspace.check_encoder()
+    assert error.value.where == where
