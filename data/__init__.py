@@ -4,6 +4,7 @@ Importing it takes numpy and pyarrow. Ray, transformers and bm25s are imported b
 """
 
 from data.bm25 import rank
+from data.candidates import candidates_stage, open_candidates, read_candidates
 from data.collection import Collection, Qrels, Rows, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
@@ -34,15 +35,18 @@ __all__ = [
     "UserError",
     "below",
     "build_together",
+    "candidates_stage",
     "check_batch_size",
     "file_digest",
     "fingerprint",
     "given",
     "inspect",
     "load",
+    "open_candidates",
     "open_collection",
     "rank",
     "read_beir",
+    "read_candidates",
     "run_shards",
     "split_validation",
     "tokenize",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data.arrow import read_arrow
 from data.collection import Collection, Rows
 from data.sharded import Shard, run_shards
 from data.store import Json, Store, fingerprint
@@ -62,7 +63,7 @@ def rank(
         run_shards(numbered, Rank, arguments, on_shard=on_shard, connect=elsewhere)
 
     folder = stage.build(make)
-    tables = (pa.ipc.open_file(pa.memory_map(str(Shard(folder, shard).path))).read_all() for shard in range(shards))
+    tables = (read_arrow(Shard(folder, shard).path) for shard in range(shards))
     parts = [np.from_dlpack(table["documents"].chunk(0).values).reshape(-1, depth) for table in tables]
     return np.concatenate([np.empty((0, depth), np.int64), *parts])
 

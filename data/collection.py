@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data.arrow import numbers, read_arrow, write_arrow
 from data.errors import UserError
 from data.store import Store, fingerprint
 
@@ -129,26 +130,20 @@ def _write(collection: Collection, folder: Path) -> None:
         tables[f"qrels/{split}"] = pa.table(columns)
     (folder / "qrels").mkdir(exist_ok=True)
     for name, table in tables.items():
-        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+        write_arrow(table, folder / f"{name}.arrow")
     (folder / "parts.json").write_text(json.dumps(dict(collection.parts)), encoding="utf-8")
 
 
 def open_collection(folder: Path) -> Collection:
     """The collection in a finished stage of the store, memory-mapped."""
     parts: dict[str, str] = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
-    tables = {part: pa.ipc.open_file(pa.memory_map(str(folder / f"{part}.arrow"))).read_all() for part in parts}
+    tables = {part: read_arrow(folder / f"{part}.arrow") for part in parts}
     qrels = {
         part.removeprefix("qrels/"): Qrels(*(numbers(table[name]) for name in table.column_names))
         for part, table in tables.items()
         if part.startswith("qrels/")
     }
     return Collection(tables["documents"], tables["queries"], qrels, parts, folder)
-
-
-def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """A column of numbers without nulls, of a single batch, as a read-only view. `to_numpy` would import pandas."""
-    return np.from_dlpack(column.chunk(0)) if column.num_chunks else np.empty(0, column.type.to_pandas_dtype())
 
 
 def matches(ordered: Rows, values: Rows) -> tuple[Rows, Rows]:

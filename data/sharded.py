@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from data.arrow import write_arrow
 from data.errors import UserError
 from data.machines import machines
 from data.store import TEMPORARY, full_disk
@@ -146,8 +147,7 @@ def _write(table: pa.Table, path: Path) -> None:
     """Write a table under a temporary name, as a single batch so that a row is one look-up, and rename it."""
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}{TEMPORARY}")
     try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table.combine_chunks())
+        write_arrow(table.combine_chunks(), temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.rename(path)

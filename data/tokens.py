@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data.arrow import read_arrow
 from data.collection import Collection
 from data.errors import UserError
 from data.sharded import Shard, run_shards
@@ -39,7 +40,7 @@ class TokenShards:
         self._values: list[npt.NDArray[np.int32]] = []
         self._offsets: list[npt.NDArray[np.int32]] = []
         for shard in range(stats["shards"]):
-            ids = _read(Shard(self.folder, shard).path)["input_ids"].chunk(0)
+            ids = read_arrow(Shard(self.folder, shard).path)["input_ids"].chunk(0)
             self._values.append(_view(ids.values))
             self._offsets.append(_view(ids.offsets))
         self._lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
@@ -100,7 +101,7 @@ def tokenize(
         # A single shard is made in this process: a Ray worker would take as long, and its start comes on top.
         elsewhere = connect if len(shards) > 1 else None
         run_shards(shards, Tokenize, arguments, concurrency=concurrency, on_shard=on_shard, connect=elsewhere)
-        metadata = [_read(shard.path).schema.metadata for shard in shards]
+        metadata = [read_arrow(shard.path).schema.metadata for shard in shards]
         truncated = sum(int(entry[b"truncated"]) for entry in metadata)
         stats = {"shards": len(shards), "shard_rows": shard_rows, "max_tokens": max_tokens, "truncated": truncated}
         (partial / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
@@ -153,7 +154,7 @@ class Tokenize:
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.enable_truncation(max_tokens, direction=tokenizer.truncation_side)
         self._tokenizer.no_padding()
-        self._texts, self._shard_rows = _read(table)["text"], shard_rows
+        self._texts, self._shard_rows = read_arrow(table)["text"], shard_rows
 
     def __call__(self, shard: Shard) -> pa.Table:
         texts = self._texts.slice(shard.number * self._shard_rows, self._shard_rows).to_pylist()
@@ -164,10 +165,6 @@ class Tokenize:
         column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int32()))
         truncated = sum(bool(encoding.overflowing) for encoding in encodings)
         return pa.table({"input_ids": column}).replace_schema_metadata({"truncated": str(truncated)})
-
-
-def _read(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def _view(numbers: Any) -> Any:

@@ -41,8 +41,11 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
 
 def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Problem]:
     """Whether what is said of a source of negatives is something that it has, and leaves it enough documents."""
-    ranked = ("bm25", "mined")
+    ranked = ("bm25", "mined", "file")
+    if source.source == "file" and source.path is None:
+        yield Problem((*here, "path"), "is missing", "Add the path of the file with the negatives.")
     for key, sources in (
+        ("path", ("file",)),
         ("skip", ranked),
         ("depth", ranked),
         ("encoder", ("mined",)),
@@ -51,7 +54,7 @@ def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Probl
     ):
         if key in _said(source) and source.source not in sources:
             yield Problem(
-                (*here, key), f"says nothing of {source.source} negatives", f"It is for {' and '.join(sources)}."
+                (*here, key), f"says nothing of {source.source} negatives", f"It is for {', '.join(sources)}."
             )
     left = max(0, source.depth - source.skip)
     if source.source in ranked and left < least:

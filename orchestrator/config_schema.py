@@ -134,12 +134,13 @@ class SourceSettings(Section):
     """Where negatives come from.
 
     `random`: the whole corpus. `bm25`: what BM25 ranks highest. `mined`: what an encoder does. `given`: what the
-    training judgments have at 0 or below, which the formats with negatives of their own are read into. Of a ranking,
-    the ranks `skip` + 1 to `depth` are taken, and of what an encoder ranks, that which scores less than the query's
-    relevant documents by the margins.
+    training judgments have at 0 or below, which the formats with negatives of their own are read into. `file`: what a
+    file ranks or lists (a TREC run, MS MARCO's top1000 or qidpidtriples). Of a ranking, the ranks `skip` + 1 to `depth`
+    are taken, and of what an encoder ranks, that which scores less than the query's relevant documents by the margins.
     """
 
-    source: Literal["random", "bm25", "mined", "given"] = "random"
+    source: Literal["random", "bm25", "mined", "given", "file"] = "random"
+    path: Text | None = None  # of the file
     skip: Annotated[int, Field(ge=0)] = 0
     depth: Annotated[int, Field(gt=0)] = 100
     encoder: EncoderSettings | None = None  # that mines; None: the one that training starts from

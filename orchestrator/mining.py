@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data import Collection, Qrels, Rows, Stage, Store, fingerprint
+from data.arrow import numbers, read_arrow, write_arrow
 from data.store import manifest
 from orchestrator import embeddings
 from orchestrator.embeddings import Wanted
@@ -76,19 +77,18 @@ class Mining:
             shards = embeddings.stored(documents)
             tasks = Tasks.where_they_pay(len(vectors), vectors.shape[1], len(self.documents))
             found = search_shards(vectors, shards, self.depth, ids=collection.document_ids, tasks=tasks)
-            _write(partial / RANKED, {"document": found.rows.ravel(), "score": found.scores.ravel()})
+            write_arrow(pa.table({"document": found.rows.ravel(), "score": found.scores.ravel()}), partial / RANKED)
             line = np.searchsorted(self.queries.rows, self.relevant.query_row)  # type: ignore[arg-type]
             lowest = np.full(len(vectors), np.inf, np.float32)
             np.minimum.at(lowest, line, score_pairs(vectors, shards, line, self.relevant.doc_row))
-            _write(partial / POSITIVES, {"score": lowest})
+            write_arrow(pa.table({"score": lowest}), partial / POSITIVES)
 
         folder = stage.build(make)
-        ranked, positives = _read(folder / RANKED), _read(folder / POSITIVES)
-        lines = len(self.queries)
+        ranked, lines = read_arrow(folder / RANKED), len(self.queries)
         return Ranking(
-            ranked["document"].reshape(lines, -1),
-            ranked["score"].reshape(lines, -1),
-            positives["score"],
+            numbers(ranked["document"]).reshape(lines, -1),
+            numbers(ranked["score"]).reshape(lines, -1),
+            numbers(read_arrow(folder / POSITIVES)["score"]),
             self._cost(store, folder),
         )
 
@@ -100,14 +100,3 @@ class Mining:
             wall_seconds=vectors.wall_seconds + seconds,
             device_seconds=vectors.device_seconds + seconds * vectors.devices,
         )
-
-
-def _write(path: Path, columns: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
-    table = pa.table(columns)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    return {name: np.from_dlpack(table[name].chunk(0)) for name in table.column_names}

@@ -51,6 +51,7 @@ class Opened:
     collection: Path
     model: ModelFolder
     miners: tuple[ModelFolder, ...] = ()  # of the sources of negatives that an encoder mines
+    candidates: tuple[Path, ...] = ()  # of those that are read from a file
 
 
 class Workspace:
@@ -80,6 +81,7 @@ class Workspace:
         workspace.model = opened.model
         for miner, model in zip(workspace.miners.values(), opened.miners, strict=True):
             miner.collection, miner.model = workspace.collection, model
+        workspace.candidates = dict(zip(workspace._of_source("file"), opened.candidates, strict=True))
         return workspace
 
     @property
@@ -88,7 +90,9 @@ class Workspace:
         assert self.collection.folder is not None
         experiment = self.experiment.model_copy(update={"store": str(self.store.root)})
         miners = tuple(miner.model for miner in self.miners.values())
-        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, miners)
+        return Opened(
+            experiment.model_dump_json(), self.collection.folder, self.model, miners, (*self.candidates.values(),)
+        )
 
     @cached_property
     def collection(self) -> Collection:
@@ -149,8 +153,8 @@ class Workspace:
                     where="training.batch_size",
                     mend=f"Make it a multiple of {workers}.",
                 )
-        if {source.source for source in experiment.negatives.sources} <= {"random", "given"}:
-            self.negatives  # noqa: B018 - refuses more than there are; to rank takes longer
+        if {source.source for source in experiment.negatives.sources} <= {"random", "given", "file"}:
+            self.negatives  # noqa: B018 - refuses what cannot be; to rank takes longer
         self._check_pool()
         self.test_qrels  # noqa: B018
 
@@ -255,6 +259,10 @@ class Workspace:
             return Pool("given", data.given(training, rows), source.weight, ranked=False)
         if source.source == "bm25":
             return data.window(Pool("bm25", self._bm25(rows, source.depth), source.weight), source.skip, source.depth)
+        if source.source == "file":
+            found = data.open_candidates(self.candidates[index], len(rows))
+            pool = Pool(Path(str(source.path)).name, found.rows, source.weight, found.scores, found.scores is not None)
+            return data.window(pool, source.skip, source.depth)
         ranking = self.ranking(index)
         name = "mined" if source.encoder is None else f"mined by {source.encoder.model}"
         pool = Pool(name, ranking.rows, source.weight, ranking.scores)
@@ -265,14 +273,30 @@ class Workspace:
     def miners(self) -> dict[int, Workspace]:
         """For each source of negatives that an encoder mines, by its place, a workspace with that encoder."""
         found: dict[int, Workspace] = {}
-        for index, source in enumerate(self.experiment.negatives.sources):
-            if source.source == "mined" and source.encoder in (None, self.experiment.encoder):
+        for index, source in self._of_source("mined").items():
+            if source.encoder in (None, self.experiment.encoder):
                 found[index] = self
-            elif source.source == "mined":
+            else:
                 changes = {"encoder": source.encoder, "negatives": NegativesSettings()}
                 found[index] = Workspace(self.experiment.model_copy(update=changes), self._connect, self._on_shard)
                 found[index].collection = self.collection
         return found
+
+    @cached_property
+    def candidates(self) -> dict[int, Path]:
+        """For each source of negatives that is a file, by its place, the folder of the store with what it holds."""
+        rows, found = np.unique(self.split[0].relevant.query_row), {}
+        for index, source in self._of_source("file").items():
+            where = f"negatives.mix.{index}.path" if self.experiment.negatives.mix else "negatives.path"
+            path = str(source.path)
+            stage = data.candidates_stage(self.store, self.collection, path, rows, source.depth, where)
+            found[index] = data.read_candidates(stage, self.collection, path, rows, source.depth)
+        return found
+
+    def _of_source(self, kind: str) -> dict[int, MixedSourceSettings]:
+        """The sources of negatives of one kind, by their place."""
+        sources = enumerate(self.experiment.negatives.sources)
+        return {index: source for index, source in sources if source.source == kind}
 
     def ranking(self, index: int) -> Ranking:
         """What the encoder of a source of negatives ranks highest for the training queries."""
@@ -365,9 +389,10 @@ class Workspace:
             "judgments": parts[f"qrels/{collection.train_split}"],
             "validation": collection.validation,
             "validation_pool": collection.validation_pool,
-            "negatives": [source.model_dump() for source in experiment.negatives.sources],
+            "negatives": [source.model_dump(exclude={"encoder", "path"}) for source in experiment.negatives.sources],
             "per_query": experiment.negatives.per_query,
             "miners": [miner.encoder_inputs for miner in self.miners.values()],
+            "candidates": [folder.name for folder in self.candidates.values()],
             "encoder": self.encoder_inputs,
             "seed": experiment.seed,
             "workers": experiment.scaling.workers,

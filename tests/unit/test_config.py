@@ -89,6 +89,7 @@ def test_minimal_experiment_has_every_default():
         },
         "negatives": {
             "source": "random",
+            "path": None,
             "skip": 0,
             "depth": 100,
             "encoder": None,
@@ -278,8 +279,10 @@ def test_files_that_are_no_experiment(text, message):
          "5: negatives.depth: 0 document(s) a query cannot give 1 negative(s). Set it to 11 or more."),
         ("random, per_query: 1", "bm25, relative_margin: 0.05",
          "5: negatives.relative_margin: says nothing of bm25 negatives. It is for mined."),
-        ("random, per_query: 1", "given, skip: 5", "5: negatives.skip: says nothing of given negatives. It is for bm25 "
-         "and mined."),
+        ("random, per_query: 1", "given, skip: 5",
+         "5: negatives.skip: says nothing of given negatives. It is for bm25, mined, file."),
+        ("random, per_query: 1", "file",
+         "5: negatives.path: is missing. Add the path of the file with the negatives."),
         ("source: random, per_query: 1", "mix: [{source: bm25}, {encoder: {model: m}}]",
          "5: negatives.mix.1.encoder: says nothing of random negatives. It is for mined."),
         ("source: random, per_query: 1", "mix: [{source: mined, weight: 0}]",

@@ -153,3 +153,27 @@ def test_an_encoder_that_cannot_mine(mined: Any, tiny_model: Path, setting: str,
     with pytest.raises(UserError) as error:
         workspace.check_encoder()
     assert error.value.where == where
+
+
+def test_negatives_of_a_file(mined: Any, tmp_path: Path) -> None:
+    run = tmp_path / "others.trec"
+    rows, pool = pool_of(mined())
+    ids = mined().collection.queries["query_id"]
+    lines = [
+        f"{ids[row]} Q0 d{document} 0 {-place} t"
+        for row, found in zip(rows, pool, strict=True)
+        for place, document in enumerate(found)
+    ]
+    run.write_text("\n".join(lines))
+    workspace = mined(f"negatives={{source: file, path: {run}, depth: 6, skip: 1}}")
+    assert pool_of(workspace)[1] == [found[1:6] for found in pool]
+    assert workspace.negatives.pools[0].source == "others.trec"
+    inputs = workspace.training_inputs
+    moved = run.rename(tmp_path / "moved.trec")
+    there = Workspace.of(workspace.opened)  # a worker does not see the file
+    drawn = [w.negatives.draw(rows, np.random.default_rng(1)) for w in (workspace, there)]
+    np.testing.assert_array_equal(*drawn)
+    assert there.training_inputs == inputs
+    assert mined(f"negatives={{source: file, path: {moved}, depth: 6, skip: 1}}").training_inputs == inputs
+    moved.write_text("\n".join(lines[1:]))
+    assert mined(f"negatives={{source: file, path: {moved}, depth: 6, skip: 1}}").training_inputs != inputs
