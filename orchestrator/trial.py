@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
+
+from safetensors import SafetensorError
 
 from data import Stage
 from orchestrator.checkpoints import Checkpoints
@@ -68,6 +72,18 @@ def run_trial(
             report(point)
 
 
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """safetensors tells in words what the system said of a file: that is an OSError again."""
+    try:
+        yield
+    except SafetensorError as error:
+        if said := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+        raise
+
+
+@_system_errors()
 def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[Progress], None], group: Group) -> None:
     journal = Journal(partial / JOURNAL)
     plan = workspace.plan(run.training)
