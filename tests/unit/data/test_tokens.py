@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data import Collection, Shard, Store, TokenShards, UserError, load, tokenize
+from data.arrow import write_arrow
+from data.tokens import Tokenize
 
 N = 5
 
@@ -143,3 +150,100 @@ def test_refuses(small: tuple[Store, Collection], tokenizer_folder: Path, tmp_pa
     assert told(nowhere, 9) == f"{nowhere}: no such folder with a tokenizer. Mend encoder.model."
     nowhere.mkdir()
     assert told(nowhere, 9).startswith(f"{nowhere}: no tokenizer can be loaded: ")
+
+
+TEXTS = [
+    "Copper stills take the sulphur out of a spirit, and oak gives it colour.",
+    "Hefe vergärt Zucker zu Äthanol – naïve façade, 日本のウイスキー   und  mehr!",
+    "don't  re-use\tthe yeast\nof 1984's (third) batch…",
+]
+
+
+def trained(kind: str) -> Any:
+    """A small tokenizer of that kind, as transformers holds it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>"]
+    if kind == "wordpiece":
+        made = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        made.normalizer = normalizers.BertNormalizer()
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer: Any = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special)
+    elif kind == "bytes":
+        made = Tokenizer(models.BPE(unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=350, special_tokens=special, initial_alphabet=alphabet)
+    else:
+        made = Tokenizer(models.Unigram())
+        made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        made.pre_tokenizer = pre_tokenizers.Metaspace(split=kind == "pieces")
+        trainer = trainers.UnigramTrainer(vocab_size=150, special_tokens=special, unk_token="<unk>")
+    made.train_from_iterator(TEXTS * 3, trainer)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="module")
+def of_kind(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Of each kind a tokenizer, and its folder."""
+
+    @cache
+    def make(kind: str) -> tuple[Any, Path]:
+        folder = tmp_path_factory.mktemp(kind)
+        made = trained(kind)
+        made.save_pretrained(folder)
+        return made, folder
+
+    return make
+
+
+WORDS = st.sampled_from(
+    [*" ".join(TEXTS).split(), "", "a", "unheardofwordthatislong" * 3, "日本", "é", "e\u0301", "\u200b"]
+)
+LONG = st.lists(WORDS, max_size=60).map(" ".join) | st.text(max_size=150) | st.text("a \t\né", max_size=150)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bytes", "pieces", "unsplit"])
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(LONG, min_size=1, max_size=4), max_tokens=st.integers(3, 9))
+def test_the_beginning_of_a_long_text_gives_its_first_tokens(
+    of_kind: Any, kind: str, texts: list[str], max_tokens: int
+) -> None:
+    tokenizer, folder = of_kind(kind)
+    with tempfile.TemporaryDirectory() as place:
+        table = Path(place) / "documents.arrow"
+        write_arrow(pa.table({"text": texts}), table)
+        made = Tokenize(table, folder, max_tokens, 10)(Shard(Path(place), 0))
+    whole = [tokenizer(text)["input_ids"] for text in texts]
+    assert made["input_ids"].to_pylist() == [
+        tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"] for text in texts
+    ]
+    assert int(made.schema.metadata[b"truncated"]) == sum(len(ids) > max_tokens for ids in whole)
+
+
+@pytest.mark.parametrize(
+    ("kind", "characters"), [("wordpiece", 8 * 4), ("bytes", 8 * 4), ("pieces", 8 * 4), ("unsplit", None)]
+)
+def test_no_more_of_a_long_text_is_read_than_it_takes(
+    of_kind: Any, kind: str, characters: int | None, tmp_path: Path
+) -> None:
+    _, folder = of_kind(kind)
+    long = " ".join(TEXTS * 20)
+    write_arrow(pa.table({"text": [long, "oak", "x" * 2000]}), tmp_path / "documents.arrow")
+    worker = Tokenize(tmp_path / "documents.arrow", folder, 4, 10)
+    read: list[int] = []
+
+    class Watched:
+        def __init__(self, tokenizer: Any) -> None:
+            self._tokenizer = tokenizer
+
+        def encode_batch_fast(self, texts: list[str]) -> Any:
+            read.extend(map(len, texts))
+            return self._tokenizer.encode_batch_fast(texts)
+
+    worker._tokenizer = Watched(worker._tokenizer)
+    worker(Shard(tmp_path, 0))
+    assert read[0] == (len(long) if characters is None else long.rindex(" ", 0, characters + 1))
+    assert read[1:] == [3, 2000]  # without a blank, a text is read whole
