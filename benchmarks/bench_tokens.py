@@ -5,6 +5,10 @@ make bench, or python benchmarks/bench_tokens.py [documents]
 Documents of two to four sentences of SciFact, cut at 64 tokens, MiniLM's tokenizer. The bare tokenizer goes through a
 part of them in one process a core, without Ray and without writing anything, before and after. Memory is that of the
 whole machine, page cache left out: what the run adds to it up to its first quarter, and up to its end.
+
+2026-11-21, 2 cores (AVX-512 bf16, no AMX): 2,000,000 documents in 62 shards, 218 s with the start of two actors; bare
+3,983 and 4,045 documents/s and core, Ray Data once started 4,837, which is 1.20 to 1.21 of it (it reads no more of a
+long text than fills the limit); memory added 821 MB after a quarter and 821 MB at most.
 """
 
 from __future__ import annotations

@@ -63,8 +63,25 @@ class Batch(NamedTuple):
         """The positives, then the negatives, those of the first query first: (B + B·K,)."""
         return np.concatenate([self.positives, self.negatives.ravel()])
 
+    def dealt(self, sizes: npt.NDArray[np.integer], workers: int) -> Batch:
+        """The same in an order in which all workers' parts have about the same size: dealt by it, to and fro.
+
+        The sums of two parts differ by no more than the largest of `sizes` (B,) does from the smallest. Raises
+        UserError if the batch cannot be cut into equal parts.
+        """
+        share = self._share(workers)
+        hands = np.argsort(-sizes, kind="stable").reshape(share, workers)
+        hands[1::2] = hands[1::2, ::-1]
+        order = np.sort(hands, axis=0).T.ravel()
+        return Batch(self.queries[order], self.positives[order], self.negatives[order])
+
     def part(self, rank: int, workers: int) -> Batch:
         """The share of worker `rank`: an equal, contiguous slice. Raises UserError if the batch cannot be so cut."""
+        share = self._share(workers)
+        part = slice(rank * share, (rank + 1) * share)
+        return Batch(self.queries[part], self.positives[part], self.negatives[part])
+
+    def _share(self, workers: int) -> int:
         size = len(self.queries)
         if size % workers:
             raise UserError(
@@ -72,8 +89,7 @@ class Batch(NamedTuple):
                 where="training.batch_size, scaling.workers",
                 mend="Make the batch size a multiple of the workers.",
             )
-        share = slice(rank * size // workers, (rank + 1) * size // workers)
-        return Batch(self.queries[share], self.positives[share], self.negatives[share])
+        return size // workers
 
 
 def check_batch_size(batch_size: int, examples: int) -> None:

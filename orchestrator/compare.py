@@ -268,7 +268,7 @@ class Job:
         seconds = sum(manifest(shards.folder)["seconds"] for shards in (tokens.queries, tokens.documents))
         examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
         tokenizing = Cost(stage="tokenizing", device_seconds=seconds, wall_seconds=seconds, examples=examples)
-        return [tokenizing, *(self.workspace.ranking(index).cost for index in self.workspace.miners)]
+        return [tokenizing, *(self.workspace.sources.ranking(index).cost for index in self.workspace.sources.miners)]
 
 
 def environment(available: cluster.Resources, size: cluster.WorkerSize) -> dict[str, str]:

@@ -45,9 +45,9 @@ def describe(experiment: Experiment) -> list[Planned]:
     ]
     for field, stage in workspace.token_stages.items():
         lines.append(Planned(f"tokens of {field}", _state([stage]), f"{getattr(collection, field).num_rows:,} texts"))
-    for index, miner in workspace.miners.items():
+    for index, miner in workspace.sources.miners.items():
         ready = all(stage.done for stage in miner.token_stages.values())
-        state = _state([workspace.mining(index).stage(workspace.store)]) if ready else OPEN
+        state = _state([workspace.sources.mining(index).stage(workspace.store)]) if ready else OPEN
         depth = min(experiment.negatives.sources[index].depth, collection.documents.num_rows)
         what = f"the first {depth:,} of {collection.documents.num_rows:,} documents, {miner.experiment.encoder.model}"
         lines.append(Planned("mine negatives", state, what))

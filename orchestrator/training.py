@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data import BatchPlan, TokenShards, UserError
+from data import Batch, BatchPlan, TokenShards, UserError
 from losses import Embeddings, Loss, LossOutput
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import TrainingSettings
@@ -188,7 +188,7 @@ def padding_share(plan: BatchPlan, tokens: Tokens, token_budget: int, workers: i
     """The share of padding in the chunks that the first worker encodes in the first steps."""
     count = TokenCount()
     for step in range(min(steps, plan.total_steps)):
-        batch = plan.batch(step).part(0, workers)
+        batch = _batch(plan, step, tokens, workers).part(0, workers)
         rows = np.unique(batch.queries), np.unique(batch.documents)
         lengths = np.concatenate([tokens.queries.lengths[rows[0]], tokens.documents.lengths[rows[1]]])
         for chunk in chunks(lengths, token_budget):
@@ -228,7 +228,7 @@ def _back_propagate(
     """Give all parameters the gradient of the loss over the whole batch; a row that occurs twice in this rank's part is
     encoded once.
     """
-    whole = plan.batch(step)
+    whole = _batch(plan, step, tokens, group.size)
     batch, relevant = whole.part(group.rank, group.size), plan.relevant(whole)
     query_rows, query_index = np.unique(batch.queries, return_inverse=True)
     doc_rows, doc_index = np.unique(batch.documents, return_inverse=True)
@@ -249,6 +249,16 @@ def _back_propagate(
     group.sum_gradients(encoder.parameters())
     group.sum_gradients(loss.parameters(), scale=1 / group.size)  # every rank has the whole gradient of these
     return output, cache.count
+
+
+def _batch(plan: BatchPlan, step: int, tokens: Tokens, workers: int) -> Batch:
+    """The batch of a step, in an order in which no worker's part has much more text than another's."""
+    batch = plan.batch(step)
+    if workers == 1:
+        return batch
+    documents = tokens.documents.lengths
+    sizes = tokens.queries.lengths[batch.queries] + documents[batch.positives] + documents[batch.negatives].sum(axis=1)
+    return batch.dealt(sizes, workers)
 
 
 def _add(total: TokenCount, count: TokenCount) -> None:

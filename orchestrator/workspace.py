@@ -21,7 +21,6 @@ from data import (
     Collection,
     Examples,
     NegativeSource,
-    Pool,
     Qrels,
     Rows,
     Stage,
@@ -31,11 +30,11 @@ from data import (
 )
 from orchestrator import cluster
 from orchestrator.config import Experiment, TrainingSettings
-from orchestrator.config_schema import MixedSourceSettings, NegativesSettings
+from orchestrator.config_schema import EncoderSettings, NegativesSettings
 from orchestrator.embeddings import Model, Wanted, embed
 from orchestrator.encoder import BiEncoder, load_encoder, pad_id
 from orchestrator.encoding import Encoding, device
-from orchestrator.mining import Mining, Ranking
+from orchestrator.negatives import Sources
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
 from orchestrator.weights import ModelFolder, keep, locate
@@ -79,9 +78,7 @@ class Workspace:
         workspace = cls(Experiment.model_validate_json(opened.experiment))
         workspace.collection = data.open_collection(opened.collection)
         workspace.model = opened.model
-        for miner, model in zip(workspace.miners.values(), opened.miners, strict=True):
-            miner.collection, miner.model = workspace.collection, model
-        workspace.candidates = dict(zip(workspace._of_source("file"), opened.candidates, strict=True))
+        workspace.sources.open(opened.miners, opened.candidates)
         return workspace
 
     @property
@@ -89,10 +86,9 @@ class Workspace:
         """What a worker needs to open this workspace."""
         assert self.collection.folder is not None
         experiment = self.experiment.model_copy(update={"store": str(self.store.root)})
-        miners = tuple(miner.model for miner in self.miners.values())
-        return Opened(
-            experiment.model_dump_json(), self.collection.folder, self.model, miners, (*self.candidates.values(),)
-        )
+        miners = tuple(miner.model for miner in self.sources.miners.values())
+        candidates = tuple(self.sources.candidates.values())
+        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, miners, candidates)
 
     @cached_property
     def collection(self) -> Collection:
@@ -153,7 +149,7 @@ class Workspace:
                     where="training.batch_size",
                     mend=f"Make it a multiple of {workers}.",
                 )
-        if {source.source for source in experiment.negatives.sources} <= {"random", "given", "file"}:
+        if self.sources.quick:
             self.negatives  # noqa: B018 - refuses what cannot be; to rank takes longer
         self._check_pool()
         self.test_qrels  # noqa: B018
@@ -166,10 +162,9 @@ class Workspace:
             UserError: in either case.
         """
         self._check_encoder("encoder")
-        for index, miner in self.miners.items():
+        for index, miner in self.sources.miners.items():
             if miner is not self:
-                mix = f".mix.{index}" if self.experiment.negatives.mix else ""
-                miner._check_encoder(f"negatives{mix}.encoder")
+                miner._check_encoder(f"{self.sources.key(index)}.encoder")
 
     def _check_encoder(self, key: str) -> None:
         try:
@@ -239,79 +234,21 @@ class Workspace:
         return Tokens(shards("queries", encoder.query_tokens), shards("documents", encoder.document_tokens))
 
     @cached_property
-    def negatives(self) -> NegativeSource:
+    def sources(self) -> Sources:
         """Where the negatives of the training queries come from."""
-        config, (training, _) = self.experiment.negatives, self.split
-        documents = self.collection.documents.num_rows
-        if all(source.source == "random" for source in config.sources):
-            return data.RandomNegatives(documents, training, config.per_query)
-        rows = np.unique(training.relevant.query_row)
-        pools = [
-            self._pool(index, source, rows) for index, source in enumerate(config.sources) if source.source != "random"
-        ]
-        random = sum(source.weight for source in config.sources if source.source == "random")
-        return data.PooledNegatives(rows, pools, training, documents, config.per_query, random)
+        return Sources(self)
 
-    def _pool(self, index: int, source: MixedSourceSettings, rows: Rows) -> Pool:
-        """What a source offers as negatives of some queries."""
-        training = self.split[0]
-        if source.source == "given":
-            return Pool("given", data.given(training, rows), source.weight, ranked=False)
-        if source.source == "bm25":
-            return data.window(Pool("bm25", self._bm25(rows, source.depth), source.weight), source.skip, source.depth)
-        if source.source == "file":
-            found = data.open_candidates(self.candidates[index], len(rows))
-            pool = Pool(Path(str(source.path)).name, found.rows, source.weight, found.scores, found.scores is not None)
-            return data.window(pool, source.skip, source.depth)
-        ranking = self.ranking(index)
-        name = "mined" if source.encoder is None else f"mined by {source.encoder.model}"
-        pool = Pool(name, ranking.rows, source.weight, ranking.scores)
-        pool = data.window(pool, source.skip, source.depth)
-        return data.below(pool, ranking.positives, source.absolute_margin, source.relative_margin)
+    @property
+    def negatives(self) -> NegativeSource:
+        """What draws the negatives of the training queries."""
+        return self.sources.negatives
 
-    @cached_property
-    def miners(self) -> dict[int, Workspace]:
-        """For each source of negatives that an encoder mines, by its place, a workspace with that encoder."""
-        found: dict[int, Workspace] = {}
-        for index, source in self._of_source("mined").items():
-            if source.encoder in (None, self.experiment.encoder):
-                found[index] = self
-            else:
-                changes = {"encoder": source.encoder, "negatives": NegativesSettings()}
-                found[index] = Workspace(self.experiment.model_copy(update=changes), self._connect, self._on_shard)
-                found[index].collection = self.collection
-        return found
-
-    @cached_property
-    def candidates(self) -> dict[int, Path]:
-        """For each source of negatives that is a file, by its place, the folder of the store with what it holds."""
-        rows, found = np.unique(self.split[0].relevant.query_row), {}
-        for index, source in self._of_source("file").items():
-            where = f"negatives.mix.{index}.path" if self.experiment.negatives.mix else "negatives.path"
-            path = str(source.path)
-            stage = data.candidates_stage(self.store, self.collection, path, rows, source.depth, where)
-            found[index] = data.read_candidates(stage, self.collection, path, rows, source.depth)
-        return found
-
-    def _of_source(self, kind: str) -> dict[int, MixedSourceSettings]:
-        """The sources of negatives of one kind, by their place."""
-        sources = enumerate(self.experiment.negatives.sources)
-        return {index: source for index, source in sources if source.source == kind}
-
-    def ranking(self, index: int) -> Ranking:
-        """What the encoder of a source of negatives ranks highest for the training queries."""
-        return self.mining(index).ranking(self.store, self.collection, self.embed)
-
-    def mining(self, index: int) -> Mining:
-        """The work that it takes."""
-        miner, relevant = self.miners[index], self.split[0].relevant
-        model, training = miner.starting_model, self.experiment.training
-        return Mining(
-            Wanted(model, miner.tokens.documents, training.precision, training.token_budget),
-            Wanted(model, miner.tokens.queries, "fp32", training.token_budget, np.unique(relevant.query_row)),
-            relevant,
-            min(self.experiment.negatives.sources[index].depth, self.collection.documents.num_rows),
-        )
+    def with_encoder(self, encoder: EncoderSettings) -> Workspace:
+        """The same collection and store with another encoder."""
+        changes = {"encoder": encoder, "negatives": NegativesSettings()}
+        other = Workspace(self.experiment.model_copy(update=changes), self._connect, self._on_shard)
+        other.collection = self.collection
+        return other
 
     def embed(self, wanted: Sequence[Wanted], what: str = "encoding what is mined") -> list[Path]:
         """The folders of vectors, which are made on all of the machine or the cluster unless they are there."""
@@ -329,7 +266,7 @@ class Workspace:
         if size is None or size >= documents:
             return np.arange(documents)
         self._check_pool()
-        ranked = self._bm25(np.unique(validation.query_row), 100)
+        ranked = self.bm25(np.unique(validation.query_row), 100)
         return data.validation_pool(documents, validation, size, ranked, self.experiment.seed)
 
     def _check_pool(self) -> None:
@@ -339,7 +276,8 @@ class Workspace:
         except UserError as error:
             raise UserError(error.what, where="collection.validation_pool", mend=error.mend) from None
 
-    def _bm25(self, query_rows: Any, depth: int) -> Any:
+    def bm25(self, query_rows: Rows, depth: int) -> Rows:
+        """The `depth` documents that BM25 ranks highest for each query, -1 where there are no more."""
         report = lambda done, total: self._on_shard("BM25 ranks", done, total)  # noqa: E731
         return data.rank(self.store, self.collection, query_rows, depth, self._connect, on_shard=report)
 
@@ -389,10 +327,7 @@ class Workspace:
             "judgments": parts[f"qrels/{collection.train_split}"],
             "validation": collection.validation,
             "validation_pool": collection.validation_pool,
-            "negatives": [source.model_dump(exclude={"encoder", "path"}) for source in experiment.negatives.sources],
-            "per_query": experiment.negatives.per_query,
-            "miners": [miner.encoder_inputs for miner in self.miners.values()],
-            "candidates": [folder.name for folder in self.candidates.values()],
+            "negatives": self.sources.inputs,
             "encoder": self.encoder_inputs,
             "seed": experiment.seed,
             "workers": experiment.scaling.workers,

@@ -62,7 +62,9 @@ def test_the_ranking_is_the_naive_one(mined: Any) -> None:
     for query, line, found in zip(rows.tolist(), scores, pool, strict=True):
         ranked = np.argsort(-line, kind="stable")[2:DEPTH]
         assert found == [row for row in ranked.tolist() if row != relevant[query]]
-    np.testing.assert_allclose(workspace.ranking(0).positives, [scores[i, relevant[q]] for i, q in enumerate(rows)])
+    np.testing.assert_allclose(
+        workspace.sources.ranking(0).positives, [scores[i, relevant[q]] for i, q in enumerate(rows)]
+    )
     table = workspace.negatives.table(str, str).to_pylist()
     assert table[0] == {
         "query_id": str(rows[0]),
@@ -83,7 +85,7 @@ def test_the_ranking_is_the_naive_one(mined: Any) -> None:
 def test_margins(mined: Any, setting: str, most: Any) -> None:
     workspace, all_of_them = mined(setting), mined()
     rows, pool = pool_of(workspace)
-    positives = workspace.ranking(0).positives
+    positives = workspace.sources.ranking(0).positives
     scores = scores_of(workspace, rows)
     (_, whole) = pool_of(all_of_them)
     for line, found, candidates, positive in zip(scores, pool, whole, positives, strict=True):
@@ -105,7 +107,7 @@ def test_the_evaluation_reads_the_vectors_that_were_mined_with(mined: Any, monke
     monkeypatch.setattr(embeddings, "run_shards", counted)
     evaluate_all(workspace, {"untrained": workspace.starting_model})
     assert len(made) == 1  # the test queries
-    cost = workspace.ranking(0).cost
+    cost = workspace.sources.ranking(0).cost
     assert (cost.stage, cost.examples) == ("mining", 60 + 32)
     (folder,) = (workspace.store.root / "mined").glob("*/manifest.json")
     assert cost.wall_seconds > manifest(folder.parent)["seconds"] > 0
@@ -115,9 +117,9 @@ def test_another_encoder_mines(mined: Any, tmp_path: Path) -> None:
     other = tiny_flow.write_model(tmp_path / "other")
     encoder = f"negatives.encoder={{model: {other}, layers: [0], query_tokens: 16, document_tokens: 20}}"
     workspace = mined(encoder)
-    assert workspace.miners[0].tokens.documents.max_tokens == 20
+    assert workspace.sources.miners[0].tokens.documents.max_tokens == 20
     rows, pool = pool_of(workspace)
-    scores = scores_of(workspace.miners[0], rows)
+    scores = scores_of(workspace.sources.miners[0], rows)
     training = workspace.split[0].relevant
     relevant = dict(zip(training.query_row.tolist(), training.doc_row.tolist(), strict=True))
     for query, line, found in zip(rows.tolist(), scores, pool, strict=True):

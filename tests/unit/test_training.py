@@ -252,8 +252,12 @@ def test_two_ranks_count_what_both_encode(two: Path, name: str) -> None:
     expected = 0
     for step in range(6):
         batch = plan(K=2).batch(step)
+        sizes = [
+            QUERY_LENGTHS[query] + sum(DOCUMENT_LENGTHS[row] for row in (positive, *negatives))
+            for query, positive, negatives in zip(*(column.tolist() for column in batch), strict=True)
+        ]
         for rank in (0, 1):
-            part = batch.part(rank, 2)
+            part = batch.dealt(np.array(sizes), 2).part(rank, 2)
             rows = {*part.positives.tolist(), *part.negatives.ravel().tolist()}
             expected += sum(QUERY_LENGTHS[row] for row in {*part.queries.tolist()})
             expected += sum(DOCUMENT_LENGTHS[row] for row in rows)

@@ -89,6 +89,10 @@ class Memory:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(row) for row in self.rows], np.int32)
+
     def take(self, rows: Any) -> list[np.ndarray]:
         return [self.rows[row] for row in np.asarray(rows).tolist()]
 

@@ -65,6 +65,25 @@ def test_parts_make_up_the_batch(workers: int, share: int, step: int) -> None:
     assert same(whole, Batch(*(np.concatenate(column) for column in zip(*parts, strict=True))))
 
 
+@given(workers=st.integers(1, 5), sizes=st.lists(st.integers(0, 200), min_size=1, max_size=8), seed=st.integers(0, 99))
+def test_dealt_parts_are_of_about_one_size(workers: int, sizes: list[int], seed: int) -> None:
+    size = np.random.default_rng(seed).permutation(np.repeat(sizes, workers) + np.arange(workers * len(sizes)) % 7)
+    rows = np.arange(len(size))
+    dealt = Batch(rows, rows + 100, rows[:, None] + [200, 300]).dealt(size, workers)
+    assert sorted(dealt.queries.tolist()) == rows.tolist()
+    assert (dealt.positives - dealt.queries == 100).all()
+    assert (dealt.negatives - dealt.queries[:, None] == [200, 300]).all()
+    sums = [size[dealt.part(rank, workers).queries].sum() for rank in range(workers)]
+    assert max(sums) - min(sums) <= size.max() - size.min()
+
+
+def test_dealt_by_hand() -> None:
+    rows = np.arange(6)
+    dealt = Batch(rows, rows, rows[:, None]).dealt(np.array([1, 9, 4, 8, 2, 5]), 2)
+    # By size 1, 3, 5, 2, 4, 0; to and fro, the first gets 1, 2, 4 and the second 3, 5, 0; each in the order that was.
+    assert dealt.queries.tolist() == [1, 2, 4, 0, 3, 5]
+
+
 def test_epochs_and_seeds_differ() -> None:
     plan = make(40, 16)
     left_out = [
@@ -101,6 +120,8 @@ def test_refuses() -> None:
         "training.batch_size, scaling.workers: a batch of 5 cannot be shared equally by 2 workers. "
         "Make the batch size a multiple of the workers."
     )
+    with pytest.raises(UserError, match="cannot be shared equally"):
+        make(10, 5).batch(0).dealt(np.arange(5), 2)
     judged = Qrels(np.array([0]), np.array([0]), np.array([0], np.int32))
     with pytest.raises(UserError, match="no training judgment is above 0"):
         Examples.of(judged)

@@ -1,0 +1,125 @@
+"""Where an experiment's negatives come from: of each source, the documents that it offers for every training query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import data
+from data import NegativeSource, Pool, PooledNegatives, RandomNegatives, Rows
+from orchestrator.config_schema import MixedSourceSettings
+from orchestrator.embeddings import Wanted
+from orchestrator.mining import Mining, Ranking
+from orchestrator.weights import ModelFolder
+
+if TYPE_CHECKING:
+    from orchestrator.workspace import Workspace
+
+
+class Sources:
+    """The sources that an experiment names, by their place among them."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._settings = workspace.experiment.negatives.sources
+
+    def open(self, miners: Sequence[ModelFolder], candidates: Sequence[Path]) -> None:
+        """Take what the driver opened: a worker reads the store and nothing else."""
+        for miner, model in zip(self.miners.values(), miners, strict=True):
+            miner.model = model
+        self.candidates = dict(zip(self._of("file"), candidates, strict=True))
+
+    def key(self, index: int) -> str:
+        """The YAML path of a source."""
+        return f"negatives.mix.{index}" if self._workspace.experiment.negatives.mix else "negatives"
+
+    @property
+    def quick(self) -> bool:
+        """Whether nothing has to be ranked."""
+        return {source.source for source in self._settings} <= {"random", "given", "file"}
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What the negatives depend on beside the texts, the judgments and the seed."""
+        return {
+            "sources": [source.model_dump(exclude={"encoder", "path"}) for source in self._settings],
+            "per_query": self._workspace.experiment.negatives.per_query,
+            "miners": [miner.encoder_inputs for miner in self.miners.values()],
+            "candidates": [folder.name for folder in self.candidates.values()],
+        }
+
+    @cached_property
+    def negatives(self) -> NegativeSource:
+        """What draws them."""
+        workspace, per_query = self._workspace, self._workspace.experiment.negatives.per_query
+        training, documents = workspace.split[0], workspace.collection.documents.num_rows
+        if all(source.source == "random" for source in self._settings):
+            return RandomNegatives(documents, training, per_query)
+        pools = [self._pool(index) for index, source in enumerate(self._settings) if source.source != "random"]
+        random = sum(source.weight for source in self._settings if source.source == "random")
+        return PooledNegatives(self._queries, pools, training, documents, per_query, random)
+
+    @cached_property
+    def miners(self) -> dict[int, Workspace]:
+        """For each source that an encoder mines, a workspace with that encoder."""
+        workspace, found = self._workspace, {}
+        for index, source in self._of("mined").items():
+            encoder = source.encoder or workspace.experiment.encoder
+            own = encoder == workspace.experiment.encoder
+            found[index] = workspace if own else workspace.with_encoder(encoder)
+        return found
+
+    @cached_property
+    def candidates(self) -> dict[int, Path]:
+        """For each source that is a file, the folder of the store with what it holds."""
+        workspace, found = self._workspace, {}
+        for index, source in self._of("file").items():
+            what = workspace.collection, str(source.path), self._queries, source.depth
+            stage = data.candidates_stage(workspace.store, *what, where=f"{self.key(index)}.path")
+            found[index] = data.read_candidates(stage, *what)
+        return found
+
+    def ranking(self, index: int) -> Ranking:
+        """What the encoder of a source ranks highest for the training queries."""
+        workspace = self._workspace
+        return self.mining(index).ranking(workspace.store, workspace.collection, workspace.embed)
+
+    def mining(self, index: int) -> Mining:
+        """The work that a ranking takes."""
+        miner, training = self.miners[index], self._workspace.experiment.training
+        model, budget = miner.starting_model, training.token_budget
+        return Mining(
+            Wanted(model, miner.tokens.documents, training.precision, budget),
+            Wanted(model, miner.tokens.queries, "fp32", budget, self._queries),
+            self._workspace.split[0].relevant,
+            min(self._settings[index].depth, miner.collection.documents.num_rows),
+        )
+
+    @property
+    def _queries(self) -> Rows:
+        """Those that are trained on, in the order of their rows."""
+        return np.unique(self._workspace.split[0].relevant.query_row)
+
+    def _of(self, kind: str) -> dict[int, MixedSourceSettings]:
+        return {index: source for index, source in enumerate(self._settings) if source.source == kind}
+
+    def _pool(self, index: int) -> Pool:
+        """What a source offers."""
+        source, workspace = self._settings[index], self._workspace
+        if source.source == "given":
+            return Pool("given", data.given(workspace.split[0], self._queries), source.weight, ranked=False)
+        if source.source == "bm25":
+            pool = Pool("bm25", workspace.bm25(self._queries, source.depth), source.weight)
+        elif source.source == "file":
+            found = data.open_candidates(self.candidates[index], len(self._queries))
+            pool = Pool(Path(str(source.path)).name, found.rows, source.weight, found.scores, found.scores is not None)
+        else:
+            name = "mined" if source.encoder is None else f"mined by {source.encoder.model}"
+            ranking = self.ranking(index)
+            pool = Pool(name, ranking.rows, source.weight, ranking.scores)
+            pool = data.below(pool, ranking.positives, source.absolute_margin, source.relative_margin)
+        return data.window(pool, source.skip, source.depth)
