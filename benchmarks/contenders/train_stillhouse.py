@@ -43,6 +43,10 @@ class Texts:
             np.array(ids, np.int32) for ids in tokenizer(texts, truncation=True, max_length=LENGTH)["input_ids"]
         ]
 
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(ids) for ids in self._ids], np.int32)
+
     def take(self, rows: Any) -> list[np.ndarray]:
         return [self._ids[row] for row in rows]
 
@@ -60,6 +64,10 @@ class Steps:
     def batch(self, step: int) -> Batch:
         rows = (self.first + step * BATCH + np.arange(BATCH)) % self.triples
         return Batch(rows, rows, (rows + self.triples)[:, None])
+
+    def relevant(self, batch: Batch) -> np.ndarray:
+        B, K = batch.negatives.shape
+        return np.zeros((B, B + B * K), np.bool_)
 
 
 class ClockedGroup(Group):
