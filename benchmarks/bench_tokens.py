@@ -1,10 +1,12 @@
 """Tokenizing a large corpus with Ray Data: texts a second and core beside the bare tokenizer, and the memory it takes.
 
-make bench, or python benchmarks/bench_tokens.py [documents]
+make bench, or python benchmarks/bench_tokens.py [documents | beginnings]
 
 Documents of two to four sentences of SciFact, cut at 64 tokens, MiniLM's tokenizer. The bare tokenizer goes through a
 part of them in one process a core, without Ray and without writing anything, before and after. Memory is that of the
 whole machine, page cache left out: what the run adds to it up to its first quarter, and up to its end.
+
+`beginnings` tokenizes SciFact's documents in this process, reading no more of them than fills the limit, and whole.
 
 2026-11-21, 2 cores (AVX-512 bf16, no AMX): 2,000,000 documents in 62 shards, 218 s with the start of two actors; bare
 3,983 and 4,045 documents/s and core, Ray Data once started 4,837, which is 1.20 to 1.21 of it (it reads no more of a
@@ -26,10 +28,11 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
-from timing import seconds
+from timing import seconds, spread
 
 import data
-from data import Collection, Store
+from data import Collection, Shard, Store
+from data.tokens import SHARD_ROWS, Tokenize
 from orchestrator import cluster
 from orchestrator.weights import locate
 
@@ -69,6 +72,26 @@ def main(documents: int) -> None:
     print(f"Ray Data, once started, {steady:,.0f}: {min(steady / rate for rate in bare):.2f} to "
           f"{max(steady / rate for rate in bare):.2f} of it")  # fmt: skip
     print(f"memory added: {quarter / 2**20:,.0f} MB after a quarter, {memory.most / 2**20:,.0f} MB at most")
+
+
+def beginnings() -> None:
+    model = locate(MODEL)
+    with tempfile.TemporaryDirectory() as folder:
+        documents = data.load(Store(folder), "beir", SCIFACT).file("documents")
+        for limit in (64, 200):
+            worker = Tokenize(documents, model.path, limit, SHARD_ROWS)
+            print(f"{limit} tokens: {spread(whole_over_beginnings(worker))} times as fast as whole", flush=True)
+
+
+def whole_over_beginnings(worker: Tokenize, rounds: int = 5) -> list[float]:
+    """Seconds for whole texts over those for beginnings; the first round is left out."""
+    enough, shard, ratios = worker._enough, Shard(Path(), 0), []
+    for _ in range(rounds + 1):
+        worker._enough = enough
+        begun = seconds(lambda: worker(shard))
+        worker._enough = None
+        ratios.append(seconds(lambda: worker(shard)) / begun)
+    return ratios[1:]
 
 
 def written(folder: Path, documents: int) -> Collection:
@@ -143,4 +166,7 @@ def _used() -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENTS)
+    if sys.argv[1:] == ["beginnings"]:
+        beginnings()
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENTS)
