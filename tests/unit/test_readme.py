@@ -43,9 +43,14 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    (written,) = [block for language, block in BLOCKS if language == "yaml"]
+    written, negatives = [block for language, block in BLOCKS if language == "yaml"]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
-    assert load(tmp_path / "x.yaml") == load("experiments/quickstart.yaml")
+    quickstart = load(tmp_path / "x.yaml")
+    assert quickstart == load("experiments/quickstart.yaml")
+    without = "".join(line for line in written.splitlines(keepends=True) if not line.startswith("negatives:"))
+    (tmp_path / "y.yaml").write_text(without + negatives, encoding="utf-8")
+    mixed = load(tmp_path / "y.yaml").negatives
+    assert [(source.source, source.weight) for source in mixed.sources] == [("mined", 3.0), ("random", 1.0)]
 
 
 def test_its_python_runs():
