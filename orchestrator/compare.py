@@ -160,6 +160,7 @@ class Job:
                 self.display.point(run, entry, steps[run.name])
             self.tracker.publish_points(comparison, run.row, run.name, [entry.point for entry in entries])
 
+        self.tracker.load()
         try:
             with Watch(list(zip(runs, stages, strict=True)), on_entries):
                 run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))

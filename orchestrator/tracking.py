@@ -202,6 +202,11 @@ class Tracker:
         self._experiment_id = found.experiment_id if found else client.create_experiment(self._experiment_name)
         self._client = client
 
+    @staticmethod
+    def load() -> None:
+        """Import MLflow. Tune does so too: two threads that are at it at once fail at each other's half of it."""
+        import mlflow.exceptions  # noqa: F401
+
     def _guard(self, action: Callable[[], None]) -> bool:
         """Run an action; where MLflow cannot be reached say so once, and go on."""
         from mlflow.exceptions import MlflowException
