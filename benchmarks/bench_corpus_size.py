@@ -27,8 +27,8 @@ from timing import seconds, spread
 from data import Shard, run_shards
 from orchestrator import cluster
 from orchestrator.config import Experiment
-from orchestrator.embeddings import SHARD_TEXTS, EncodeShard, Wanted
-from orchestrator.evaluation import evaluate_all, wanted_for_the_test
+from orchestrator.embeddings import SHARD_TEXTS, EncodeShard, VectorSet
+from orchestrator.evaluation import evaluate_all, test_vectors
 from orchestrator.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def stages_of(workspace: Workspace) -> dict[str, float]:
         "BM25 ranks": seconds(lambda: workspace.negatives),
     }
     model = workspace.starting_model
-    wanted = wanted_for_the_test(workspace, model)
+    wanted = test_vectors(workspace, model)
     found["encode"] = seconds(lambda: workspace.embed(wanted))
     found["search and measure"] = seconds(lambda: evaluate_all(workspace, {"untrained": model}))
     return found
@@ -91,7 +91,7 @@ def pipeline(folder: Path) -> None:
 
     def shards(documents: int, workers: int, connect: Callable[[], None] | None) -> float:
         rows = np.arange(documents)
-        wanted = Wanted(workspace.starting_model, workspace.tokens.documents, "bf16", None, rows)
+        wanted = VectorSet(workspace.starting_model, workspace.tokens.documents, "bf16", None, rows)
         arguments = {"wanted": {str(made.absolute()): wanted}, "threads": cpus // workers}
         took = seconds(
             lambda: run_shards(

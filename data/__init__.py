@@ -4,12 +4,12 @@ Importing it takes numpy and pyarrow. Ray, transformers and bm25s are imported b
 """
 
 from data.bm25 import rank
-from data.candidates import candidates_stage, open_candidates, read_candidates
+from data.candidates import open_candidates, read_candidates
 from data.collection import Collection, Qrels, Rows, load, open_collection
 from data.errors import UserError
 from data.formats.beir import read_beir
 from data.inspection import Inspection, inspect
-from data.negatives import NegativeSource, Pool, PooledNegatives, RandomNegatives, below, given, window
+from data.negatives import NegativeSource, Pool, PooledNegatives, RandomNegatives, judged_nonrelevant
 from data.plan import Batch, BatchPlan, Examples, check_batch_size
 from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
@@ -33,14 +33,12 @@ __all__ = [
     "Store",
     "TokenShards",
     "UserError",
-    "below",
     "build_together",
-    "candidates_stage",
     "check_batch_size",
     "file_digest",
     "fingerprint",
-    "given",
     "inspect",
+    "judged_nonrelevant",
     "load",
     "open_candidates",
     "open_collection",
@@ -52,5 +50,4 @@ __all__ = [
     "tokenize",
     "tokens_stage",
     "validation_pool",
-    "window",
 ]

@@ -16,9 +16,9 @@ from data.arrow import numbers, read_arrow, write_arrow
 from data.collection import Collection, Rows
 from data.errors import UserError
 from data.formats.files import lines
-from data.store import Json, Stage, Store, file_digest, fingerprint
+from data.store import Json, Store, file_digest, fingerprint
 
-VERSION = 1
+VERSION = 2
 FILE = "candidates.arrow"
 FORMS = (
     "A line is of a TREC run (query, Q0, document, rank, score, tag), of MS MARCO's top1000 (query, document and their "
@@ -33,39 +33,34 @@ class Candidates(NamedTuple):
     scores: npt.NDArray[np.float32] | None
 
 
-def candidates_stage(
+def read_candidates(
     store: Store, collection: Collection, path: str | Path, query_rows: Rows, depth: int, where: str
-) -> Stage:
-    """Where they are kept. Raises UserError, naming `where`, for a path that is no file."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path} is no file", where=where, mend=FORMS)
+) -> Path:
+    """The folder of the store with what the file holds, made from it unless it is there.
+
+    The first `depth` documents of each query are kept: of a run those with the highest scores, equal ones by id as
+    trec_eval has them, otherwise those that come first. Queries that are not asked for are passed over.
+    Raises UserError, naming `where`, for a path that is no file; naming file and line, for a line of no known form and
+    for an unknown document.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"{file} is no file", where=where, mend=FORMS)
     inputs: dict[str, Json] = {
-        "file": file_digest(path),
-        "triples": _is_triples(path),
+        "file": file_digest(file),
+        "triples": _is_triples(file),
         "documents": collection.parts["documents"],
         "queries": collection.parts["queries"],
         "query_rows": fingerprint(query_rows.tolist()),
         "depth": depth,
     }
-    return store.stage("candidates", VERSION, inputs)
-
-
-def read_candidates(stage: Stage, collection: Collection, path: str | Path, query_rows: Rows, depth: int) -> Path:
-    """The folder of the finished stage, made from the file unless it is there.
-
-    The first `depth` documents of each query are kept: of a run those with the highest scores, equal ones by id as
-    trec_eval has them, otherwise those that come first. Queries that are not asked for are passed over.
-    Raises UserError, naming file and line, for a line of no known form and for an unknown document.
-    """
 
     def make(partial: Path) -> None:
-        file = Path(path).expanduser()
         query_ids = collection.queries["query_id"].take(pa.array(query_rows)).to_pylist()
         found = _collected(file, {id_: line for line, id_ in enumerate(query_ids)}, collection, depth)
         write_arrow(pa.table({name: column.ravel() for name, column in found.items()}), partial / FILE)
 
-    return stage.build(make)
+    return store.stage("candidates", VERSION, inputs).build(make)
 
 
 def open_candidates(folder: Path, queries: int) -> Candidates:
@@ -113,10 +108,10 @@ def _best(
     rows: array[int], scores: array[float], depth: int, document_ids: list[str], scored: bool
 ) -> tuple[array[int], array[float]]:
     """The first `depth` distinct documents."""
-    order = range(len(rows))
+    order = list(range(len(rows)))
     if scored:
-        by_id = sorted(order, key=lambda place: document_ids[rows[place]], reverse=True)
-        order = sorted(by_id, key=lambda place: -scores[place])  # type: ignore[assignment]
+        order.sort(key=lambda place: document_ids[rows[place]], reverse=True)
+        order.sort(key=lambda place: -scores[place])
     first: dict[int, float] = {}
     for place in order:
         first.setdefault(rows[place], scores[place])
@@ -133,7 +128,7 @@ def _form(file: Path) -> tuple[Callable[[Path], Entries], bool]:
     if _is_triples(file):
         return _triples, False
     for _, line in lines(file):
-        return (_top, False) if line.count("\t") == 3 and len(line.split()) != 6 else (_run, True)
+        return (_top, False) if line.count("\t") == 3 else (_run, True)
     raise UserError("the file is empty", where=str(file), mend=FORMS)
 
 

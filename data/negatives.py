@@ -101,6 +101,29 @@ class Pool:
     scores: npt.NDArray[np.float32] | None = None
     ranked: bool = True
 
+    def window(self, skip: int, depth: int) -> Pool:
+        """The ranks `skip` + 1 to `depth` of a ranking."""
+        ranks = np.arange(self.rows.shape[1])
+        return replace(self, rows=np.where((ranks >= skip) & (ranks < depth), self.rows, -1))
+
+    def below(
+        self, positives: npt.NDArray[np.float32], absolute: float | None = None, relative: float | None = None
+    ) -> Pool:
+        """What scores clearly less than a relevant document, and so is hardly relevant itself.
+
+        Args:
+            positives: (Q,) the score of each query's relevant document, of several the lowest.
+            absolute: a document must score less than that by so much.
+            relative: … by such a share of it; 0.05 is the "positive-aware" filter of NV-Retriever (arXiv 2407.15831).
+        """
+        assert self.scores is not None, "only a source with scores can be filtered by them"
+        kept = self.rows >= 0
+        if absolute is not None:
+            kept &= self.scores <= (positives - absolute)[:, None]
+        if relative is not None:
+            kept &= self.scores <= (positives - relative * np.abs(positives))[:, None]
+        return replace(self, rows=np.where(kept, self.rows, -1))
+
 
 class PooledNegatives:
     """Documents from pools of each query, such as the top of a ranking, mixed by weight.
@@ -191,32 +214,7 @@ class PooledNegatives:
         return pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})
 
 
-def window(pool: Pool, skip: int, depth: int) -> Pool:
-    """The ranks `skip` + 1 to `depth` of a ranking."""
-    ranks = np.arange(pool.rows.shape[1])
-    return replace(pool, rows=np.where((ranks >= skip) & (ranks < depth), pool.rows, -1))
-
-
-def below(
-    pool: Pool, positives: npt.NDArray[np.float32], absolute: float | None = None, relative: float | None = None
-) -> Pool:
-    """What scores clearly less than a relevant document, and so is hardly relevant itself.
-
-    Args:
-        positives: (Q,) the score of each query's relevant document, of several the lowest.
-        absolute: a document must score less than that by so much.
-        relative: … by such a share of it; 0.05 is the "positive-aware" filter of NV-Retriever (arXiv 2407.15831).
-    """
-    assert pool.scores is not None, "only a source with scores can be filtered by them"
-    kept = pool.rows >= 0
-    if absolute is not None:
-        kept &= pool.scores <= (positives - absolute)[:, None]
-    if relative is not None:
-        kept &= pool.scores <= (positives - relative * np.abs(positives))[:, None]
-    return replace(pool, rows=np.where(kept, pool.rows, -1))
-
-
-def given(qrels: Qrels, query_rows: Rows) -> Rows:
+def judged_nonrelevant(qrels: Qrels, query_rows: Rows) -> Rows:
     """The documents that are judged 0 or below for each query: (Q, k), padded with -1."""
     judged = qrels.select(qrels.relevance <= 0)
     order = np.argsort(judged.query_row, kind="stable")

@@ -63,7 +63,7 @@ class Batch(NamedTuple):
         """The positives, then the negatives, those of the first query first: (B + B·K,)."""
         return np.concatenate([self.positives, self.negatives.ravel()])
 
-    def dealt(self, sizes: npt.NDArray[np.integer], workers: int) -> Batch:
+    def balanced(self, sizes: npt.NDArray[np.integer], workers: int) -> Batch:
         """The same in an order in which all workers' parts have about the same size: dealt by it, to and fro.
 
         The sums of two parts differ by no more than the largest of `sizes` (B,) does from the smallest. Raises

@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,19 +187,31 @@ class Stage:
         return seals
 
 
-def build_together(stages: Sequence[Stage], make: Callable[[Sequence[Path]], None]) -> None:
-    """`Stage.build` for several stages whose output one call `make(partials)` makes; none of them is done yet."""
-    partials: list[Path] = []
+def build_together(stages: Iterable[Stage], make: Callable[[Mapping[str, Path]], None]) -> None:
+    """`Stage.build` for several stages whose output one call of `make` makes.
 
-    def enter(partial: Path) -> None:
-        partials.append(partial)
-        if len(partials) < len(stages):
-            stages[len(partials)].build(enter)
-        else:
+    `make(partials)` gets the folders of those that are to be made, by fingerprint; it is not called where there are
+    none. A stage that another process makes meanwhile is left to it.
+    """
+    partials: dict[str, Path] = {}
+
+    def build(remaining: list[Stage]) -> None:
+        if remaining:
+            stage, *others = remaining
+
+            def enter(partial: Path) -> None:
+                partials[stage.fingerprint] = partial
+                build(others)
+
+            stage.build(enter)
+            if stage.fingerprint not in partials:
+                build(others)
+        elif partials:
             make(partials)
 
-    if stages:
-        stages[0].build(enter)
+    # Everyone takes the locks in the same order, so that no two wait for each other.
+    unique = {stage.fingerprint: stage for stage in stages}
+    build([unique[name] for name in sorted(unique)])
 
 
 def manifest(folder: Path) -> dict[str, Any]:

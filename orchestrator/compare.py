@@ -108,7 +108,7 @@ class Job:
             raise UserError(
                 "random negatives are drawn from the whole corpus: there is nothing to save",
                 where="negatives.source",
-                mend="Set it to bm25, mined or given.",
+                mend="Set it to bm25, mined, given or file.",
             )
         query_ids = collection.queries["query_id"]
         table = negatives.table(lambda row: query_ids[row].as_py(), collection.document_ids.__getitem__)
@@ -160,7 +160,7 @@ class Job:
                 self.display.point(run, entry, steps[run.name])
             self.tracker.publish_points(comparison, run.row, run.name, [entry.point for entry in entries])
 
-        self.tracker.load()
+        self.tracker.import_mlflow()
         try:
             with Watch(list(zip(runs, stages, strict=True)), on_entries):
                 run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from data import Rows, Shard, Stage, Store, TokenShards, build_together, fingerprint, run_shards
@@ -20,9 +21,7 @@ from orchestrator.encoder import BiEncoder, Pooling, load_encoder, pad_id
 from orchestrator.encoding import Encoding, TokenCount, device
 from orchestrator.records import Cost, to_json
 from orchestrator.search import Stored, table
-
-if TYPE_CHECKING:
-    import numpy as np
+from orchestrator.search.vectors import Floats
 
 VERSION = 5
 SHARD_TEXTS = 1024
@@ -44,7 +43,7 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class VectorSet:
     """The vectors of some texts under a model. `rows` are those of the token shards, all where it is None."""
 
     model: Model
@@ -81,7 +80,7 @@ class Wanted:
 
 def embed(
     store: Store,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[VectorSet],
     size: WorkerSize,
     available: Resources,
     connect: Callable[[], object] | None,
@@ -93,10 +92,11 @@ def embed(
     loaded all that a worker would load first, and saves the start of one, 8 s.
     """
     stages = [each.stage(store) for each in wanted]
-    missing = {stage.fingerprint: (stage, each) for stage, each in zip(stages, wanted, strict=True) if not stage.done}
+    by_name = {stage.fingerprint: each for stage, each in zip(stages, wanted, strict=True)}
 
-    def encode(partials: Sequence[Path]) -> None:
-        of = {str(partial): each for partial, (_, each) in zip(partials, missing.values(), strict=True)}
+    def encode(partials: Mapping[str, Path]) -> None:
+        # In the order of what is wanted, which keeps a model's texts together.
+        of = {str(partials[name]): each for name, each in by_name.items() if name in partials}
         workers = max(1, int(available.gpus)) if size.gpus else max(1, available.cpus // size.cpus)
         here = workers == 1 and not available.gpus and not cluster.remote()
         run_shards(
@@ -110,8 +110,8 @@ def embed(
             connect=None if here else connect,
         )
 
-    build_together([stage for stage, _ in missing.values()], encode)
-    return [stage.path if stage.fingerprint in missing else stage.build(lambda partial: None) for stage in stages]
+    build_together(stages, encode)
+    return [stage.path for stage in stages]
 
 
 class EncodeShard:
@@ -121,7 +121,7 @@ class EncodeShard:
         wanted: what is made in each folder.
     """
 
-    def __init__(self, wanted: dict[str, Wanted], threads: int) -> None:
+    def __init__(self, wanted: dict[str, VectorSet], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
@@ -161,6 +161,11 @@ class EncodeShard:
 def stored(folder: Path) -> list[Stored]:
     """The shards of a finished stage, in the order of the texts."""
     return [Stored.of(path) for path in _files(folder)]
+
+
+def opened(folder: Path) -> Floats:
+    """All vectors of a finished stage (N, D) in memory, in the order of the texts: for queries, which are few."""
+    return np.concatenate([shard.open() for shard in stored(folder)])
 
 
 def cost(folders: Sequence[Path], stage: str, recipe: str | None = None) -> Cost:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data import Stage
 from orchestrator import embeddings
-from orchestrator.embeddings import Model, Wanted
+from orchestrator.embeddings import Model, VectorSet
 from orchestrator.measures import Run, evaluate, judgments, parse, write_per_query, write_trec_run
 from orchestrator.records import Cost, IndexFigures, costs_from_json, to_json
 from orchestrator.search import Tasks, search_shards
@@ -40,7 +40,7 @@ def evaluate_all(workspace: Workspace, models: Mapping[str, Model]) -> dict[str,
     """Evaluate each row's model on the test split; what the store holds already is not computed again."""
     stages = {row: run_stage(workspace, row, model) for row, model in models.items()}
     pending = [row for row in models if not stages[row].done]
-    wanted = [each for row in pending for each in wanted_for_the_test(workspace, models[row])]
+    wanted = [each for row in pending for each in test_vectors(workspace, models[row])]
     folders = workspace.embed(wanted, "encoding the corpus for the evaluation")
     for row, documents, queries in zip(pending, folders[::2], folders[1::2], strict=True):
         stages[row].build(_measure_into(workspace, row, documents, queries))
@@ -53,20 +53,20 @@ def trained_model(workspace: Workspace, trial: Stage) -> Model:
     return Model(trial.path / MODEL, trial.fingerprint, config.pooling, config.normalize)
 
 
-def wanted_for_the_test(workspace: Workspace, model: Model) -> tuple[Wanted, Wanted]:
+def test_vectors(workspace: Workspace, model: Model) -> tuple[VectorSet, VectorSet]:
     """The vectors of all documents, and those of the test queries: queries are few, and half of what bf16 costs in
     quality is lost at them, so they are encoded in fp32.
     """
     tokens, training = workspace.tokens, workspace.experiment.training
-    documents = Wanted(model, tokens.documents, training.precision, training.token_budget)
-    return documents, Wanted(model, tokens.queries, "fp32", training.token_budget, _test_queries(workspace))
+    documents = VectorSet(model, tokens.documents, training.precision, training.token_budget)
+    return documents, VectorSet(model, tokens.queries, "fp32", training.token_budget, _test_queries(workspace))
 
 
 def run_stage(workspace: Workspace, row: str, model: Model) -> Stage:
     """The run of a model on the test split, and its measures."""
     experiment = workspace.experiment
     inputs = {
-        "embeddings": [wanted.stage(workspace.store).fingerprint for wanted in wanted_for_the_test(workspace, model)],
+        "embeddings": [wanted.stage(workspace.store).fingerprint for wanted in test_vectors(workspace, model)],
         "split": workspace.collection.parts[f"qrels/{experiment.collection.test_split}"],
         "row": row,
         **experiment.evaluation.model_dump(),
@@ -81,7 +81,7 @@ def _test_queries(workspace: Workspace) -> npt.NDArray[np.int64]:
 def _measure_into(workspace: Workspace, row: str, documents: Path, queries: Path) -> Callable[[Path], None]:
     def measure(partial: Path) -> None:
         collection, settings = workspace.collection, workspace.experiment.evaluation
-        vectors = np.concatenate([shard.open() for shard in embeddings.stored(queries)])
+        vectors = embeddings.opened(queries)
         query_ids = collection.queries["query_id"].to_pylist()
         document_ids = collection.document_ids
         measures = parse(settings.measures)

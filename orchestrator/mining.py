@@ -14,7 +14,7 @@ from data import Collection, Qrels, Rows, Stage, Store, fingerprint
 from data.arrow import numbers, read_arrow, write_arrow
 from data.store import manifest
 from orchestrator import embeddings
-from orchestrator.embeddings import Wanted
+from orchestrator.embeddings import VectorSet
 from orchestrator.records import Cost
 from orchestrator.search import Tasks, score_pairs, search_shards
 from orchestrator.search.vectors import Floats
@@ -24,7 +24,7 @@ RANKED, POSITIVES = "ranked.arrow", "positives.arrow"
 
 
 class Ranking(NamedTuple):
-    """The best documents of each query, best first: `rows` and `scores` (Q, depth), -1 and -inf where there are none.
+    """The best documents of each query, best first: `rows` and `scores` (Q, depth).
 
     `positives` (Q,) has the score of the query's relevant document, of several the lowest. `cost` is that of the
     vectors and of the search.
@@ -41,12 +41,12 @@ class Mining:
     """Which documents an encoder ranks highest for the queries that `relevant` judges.
 
     Args:
-        documents, queries: the vectors; those of the queries in ascending order of their rows.
+        documents, queries: the vectors; of exactly the judged queries, in ascending order of their rows.
         relevant: judgments above 0 of these queries.
     """
 
-    documents: Wanted
-    queries: Wanted
+    documents: VectorSet
+    queries: VectorSet
     relevant: Qrels
     depth: int
 
@@ -64,7 +64,7 @@ class Mining:
             },
         )
 
-    def ranking(self, store: Store, collection: Collection, embed: Callable[[Sequence[Wanted]], object]) -> Ranking:
+    def ranking(self, store: Store, collection: Collection, embed: Callable[[Sequence[VectorSet]], object]) -> Ranking:
         """The ranking, made unless it is there; `embed` makes the vectors."""
         stage = self.stage(store)
         wanted = [self.documents, self.queries]
@@ -73,12 +73,12 @@ class Mining:
 
         def make(partial: Path) -> None:
             documents, queries = (each.stage(store).path for each in wanted)
-            vectors = np.concatenate([shard.open() for shard in embeddings.stored(queries)])
+            vectors = embeddings.opened(queries)
             shards = embeddings.stored(documents)
             tasks = Tasks.where_they_pay(len(vectors), vectors.shape[1], len(self.documents))
             found = search_shards(vectors, shards, self.depth, ids=collection.document_ids, tasks=tasks)
             write_arrow(pa.table({"document": found.rows.ravel(), "score": found.scores.ravel()}), partial / RANKED)
-            line = np.searchsorted(self.queries.rows, self.relevant.query_row)  # type: ignore[arg-type]
+            line = np.searchsorted(np.unique(self.relevant.query_row), self.relevant.query_row)
             lowest = np.full(len(vectors), np.inf, np.float32)
             np.minimum.at(lowest, line, score_pairs(vectors, shards, line, self.relevant.doc_row))
             write_arrow(pa.table({"score": lowest}), partial / POSITIVES)

@@ -12,7 +12,7 @@ import numpy as np
 import data
 from data import NegativeSource, Pool, PooledNegatives, RandomNegatives, Rows
 from orchestrator.config_schema import MixedSourceSettings
-from orchestrator.embeddings import Wanted
+from orchestrator.embeddings import VectorSet
 from orchestrator.mining import Mining, Ranking
 from orchestrator.weights import ModelFolder
 
@@ -38,17 +38,19 @@ class Sources:
         return f"negatives.mix.{index}" if self._workspace.experiment.negatives.mix else "negatives"
 
     @property
-    def quick(self) -> bool:
-        """Whether nothing has to be ranked."""
-        return {source.source for source in self._settings} <= {"random", "given", "file"}
+    def needs_ranking(self) -> bool:
+        """Whether some of them are the best of a search, which takes its time."""
+        return any(source.source in ("bm25", "mined") for source in self._settings)
 
     @property
     def inputs(self) -> Mapping[str, Any]:
         """What the negatives depend on beside the texts, the judgments and the seed."""
+        experiment = self._workspace.experiment
+        encoded = experiment.training.model_dump(include={"precision", "token_budget"})
         return {
             "sources": [source.model_dump(exclude={"encoder", "path"}) for source in self._settings],
-            "per_query": self._workspace.experiment.negatives.per_query,
-            "miners": [miner.encoder_inputs for miner in self.miners.values()],
+            "per_query": experiment.negatives.per_query,
+            "miners": [{**miner.encoder_inputs, **encoded} for miner in self.miners.values()],
             "candidates": [folder.name for folder in self.candidates.values()],
         }
 
@@ -78,9 +80,10 @@ class Sources:
         """For each source that is a file, the folder of the store with what it holds."""
         workspace, found = self._workspace, {}
         for index, source in self._of("file").items():
-            what = workspace.collection, str(source.path), self._queries, source.depth
-            stage = data.candidates_stage(workspace.store, *what, where=f"{self.key(index)}.path")
-            found[index] = data.read_candidates(stage, *what)
+            path, where = str(source.path), f"{self.key(index)}.path"
+            found[index] = data.read_candidates(
+                workspace.store, workspace.collection, path, self._queries, source.depth, where
+            )
         return found
 
     def ranking(self, index: int) -> Ranking:
@@ -93,8 +96,8 @@ class Sources:
         miner, training = self.miners[index], self._workspace.experiment.training
         model, budget = miner.starting_model, training.token_budget
         return Mining(
-            Wanted(model, miner.tokens.documents, training.precision, budget),
-            Wanted(model, miner.tokens.queries, "fp32", budget, self._queries),
+            VectorSet(model, miner.tokens.documents, training.precision, budget),
+            VectorSet(model, miner.tokens.queries, "fp32", budget, self._queries),
             self._workspace.split[0].relevant,
             min(self._settings[index].depth, miner.collection.documents.num_rows),
         )
@@ -111,7 +114,8 @@ class Sources:
         """What a source offers."""
         source, workspace = self._settings[index], self._workspace
         if source.source == "given":
-            return Pool("given", data.given(workspace.split[0], self._queries), source.weight, ranked=False)
+            rows = data.judged_nonrelevant(workspace.split[0], self._queries)
+            return Pool("given", rows, source.weight, ranked=False)
         if source.source == "bm25":
             pool = Pool("bm25", workspace.bm25(self._queries, source.depth), source.weight)
         elif source.source == "file":
@@ -121,5 +125,5 @@ class Sources:
             name = "mined" if source.encoder is None else f"mined by {source.encoder.model}"
             ranking = self.ranking(index)
             pool = Pool(name, ranking.rows, source.weight, ranking.scores)
-            pool = data.below(pool, ranking.positives, source.absolute_margin, source.relative_margin)
-        return data.window(pool, source.skip, source.depth)
+            pool = pool.below(ranking.positives, source.absolute_margin, source.relative_margin)
+        return pool.window(source.skip, source.depth)

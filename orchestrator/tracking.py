@@ -203,7 +203,7 @@ class Tracker:
         self._client = client
 
     @staticmethod
-    def load() -> None:
+    def import_mlflow() -> None:
         """Import MLflow. Tune does so too: two threads that are at it at once fail at each other's half of it."""
         import mlflow.exceptions  # noqa: F401
 

@@ -258,7 +258,7 @@ def _batch(plan: BatchPlan, step: int, tokens: Tokens, workers: int) -> Batch:
         return batch
     documents = tokens.documents.lengths
     sizes = tokens.queries.lengths[batch.queries] + documents[batch.positives] + documents[batch.negatives].sum(axis=1)
-    return batch.dealt(sizes, workers)
+    return batch.balanced(sizes, workers)
 
 
 def _add(total: TokenCount, count: TokenCount) -> None:

@@ -31,7 +31,7 @@ from data import (
 from orchestrator import cluster
 from orchestrator.config import Experiment, TrainingSettings
 from orchestrator.config_schema import EncoderSettings, NegativesSettings
-from orchestrator.embeddings import Model, Wanted, embed
+from orchestrator.embeddings import Model, VectorSet, embed
 from orchestrator.encoder import BiEncoder, load_encoder, pad_id
 from orchestrator.encoding import Encoding, device
 from orchestrator.negatives import Sources
@@ -149,7 +149,7 @@ class Workspace:
                     where="training.batch_size",
                     mend=f"Make it a multiple of {workers}.",
                 )
-        if self.sources.quick:
+        if not self.sources.needs_ranking:
             self.negatives  # noqa: B018 - refuses what cannot be; to rank takes longer
         self._check_pool()
         self.test_qrels  # noqa: B018
@@ -250,7 +250,7 @@ class Workspace:
         other.collection = self.collection
         return other
 
-    def embed(self, wanted: Sequence[Wanted], what: str = "encoding what is mined") -> list[Path]:
+    def embed(self, wanted: Sequence[VectorSet], what: str = "encoding what is mined") -> list[Path]:
         """The folders of vectors, which are made on all of the machine or the cluster unless they are there."""
         available = cluster.resources()
         size = cluster.worker_size(self.experiment, available)

@@ -26,7 +26,8 @@ def _their_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.py")), ids=lambda file: file.stem)
 def test_each_can_be_imported(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, file.stem, raising=False)
-    importlib.import_module(file.stem)
+    module = importlib.import_module(file.stem)
+    assert module.__doc__, "each says what it measures"
 
 
 def test_what_trains(tmp_path: Path, tiny_model: Path) -> None:

@@ -88,6 +88,6 @@ def test_there_is_nothing_to_save_of_random_negatives(
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "negatives.source: random negatives are drawn from the whole corpus: there is nothing to save. "
-        "Set it to bm25, mined or given."
+        "Set it to bm25, mined, given or file."
     )
     assert not (tmp_path / "negatives.parquet").exists()

@@ -16,7 +16,7 @@ from data import Stage
 from orchestrator import cluster, embeddings
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import load
-from orchestrator.embeddings import Wanted, embed
+from orchestrator.embeddings import VectorSet, embed
 from orchestrator.evaluation import evaluate_all
 from orchestrator.workspace import Workspace
 
@@ -62,7 +62,7 @@ def test_where_it_encodes(
     def connect() -> None:
         raise AssertionError
 
-    wanted = [Wanted(workspace.starting_model, workspace.tokens.documents, "fp32")]
+    wanted = [VectorSet(workspace.starting_model, workspace.tokens.documents, "fp32")]
     with pytest.raises(AskedError):
         embed(workspace.store, wanted, worker, there, connect)
     assert asked == [None if here else connect]
@@ -74,7 +74,7 @@ def test_the_vectors_are_the_encoders_and_made_once(
     monkeypatch.setattr(embeddings, "SHARD_TEXTS", 16)
     rows = np.array([7, 3, 30, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18])
     model, tokens = workspace.starting_model, workspace.tokens
-    wanted = [Wanted(model, tokens.documents, "bf16", 50), Wanted(model, tokens.queries, "fp32", 50, rows)]
+    wanted = [VectorSet(model, tokens.documents, "bf16", 50), VectorSet(model, tokens.queries, "fp32", 50, rows)]
     made: list[tuple[int, int]] = []
     size, there = WorkerSize(1, 0.0), Resources(1, 0.0, 1, 0.0)
     # What is wanted twice is made once.
@@ -109,7 +109,7 @@ def test_what_is_wanted_is_named_by_all_that_it_depends_on(workspace: Workspace)
     model, tokens, store = workspace.starting_model, workspace.tokens, workspace.store
 
     def of(*arguments: Any) -> str:
-        return Wanted(*arguments).stage(store).fingerprint
+        return VectorSet(*arguments).stage(store).fingerprint
 
     names = [
         of(model, tokens.documents, "bf16"),
@@ -142,7 +142,7 @@ def test_the_evaluation_encodes_its_queries_in_fp32(workspace: Workspace, monkey
     evaluate_all(workspace, {"untrained": workspace.starting_model})
     rows = np.unique(workspace.test_qrels.query_row)
     for tokens, chosen, precision in (("documents", None, "bf16"), ("queries", rows, "fp32")):
-        wanted = Wanted(workspace.starting_model, getattr(workspace.tokens, tokens), precision, None, chosen)
+        wanted = VectorSet(workspace.starting_model, getattr(workspace.tokens, tokens), precision, None, chosen)
         assert wanted.stage(workspace.store).done
     assert sum(1 for folder in _embeddings(wanted.stage(workspace.store)).iterdir() if folder.is_dir()) == 2
 

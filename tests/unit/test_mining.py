@@ -136,6 +136,14 @@ def test_another_encoder_mines(mined: Any, tmp_path: Path) -> None:
     assert workspace.training_inputs != mined().training_inputs
 
 
+def test_a_trial_names_how_its_negatives_were_encoded(mined: Any) -> None:
+    # A row may train in another precision; what was mined is still the experiment's.
+    precise, rough = (mined(f"training.precision={each}").sources.inputs for each in ("fp32", "bf16"))
+    assert precise != rough
+    plain = [mined("negatives={source: random}", f"training.precision={each}") for each in ("fp32", "bf16")]
+    assert plain[0].sources.inputs == plain[1].sources.inputs
+
+
 @pytest.mark.parametrize(
     ("setting", "where"),
     [

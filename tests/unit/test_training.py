@@ -257,7 +257,7 @@ def test_two_ranks_count_what_both_encode(two: Path, name: str) -> None:
             for query, positive, negatives in zip(*(column.tolist() for column in batch), strict=True)
         ]
         for rank in (0, 1):
-            part = batch.dealt(np.array(sizes), 2).part(rank, 2)
+            part = batch.balanced(np.array(sizes), 2).part(rank, 2)
             rows = {*part.positives.tolist(), *part.negatives.ravel().tolist()}
             expected += sum(QUERY_LENGTHS[row] for row in {*part.queries.tolist()})
             expected += sum(DOCUMENT_LENGTHS[row] for row in rows)

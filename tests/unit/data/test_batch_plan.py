@@ -69,7 +69,7 @@ def test_parts_make_up_the_batch(workers: int, share: int, step: int) -> None:
 def test_dealt_parts_are_of_about_one_size(workers: int, sizes: list[int], seed: int) -> None:
     size = np.random.default_rng(seed).permutation(np.repeat(sizes, workers) + np.arange(workers * len(sizes)) % 7)
     rows = np.arange(len(size))
-    dealt = Batch(rows, rows + 100, rows[:, None] + [200, 300]).dealt(size, workers)
+    dealt = Batch(rows, rows + 100, rows[:, None] + [200, 300]).balanced(size, workers)
     assert sorted(dealt.queries.tolist()) == rows.tolist()
     assert (dealt.positives - dealt.queries == 100).all()
     assert (dealt.negatives - dealt.queries[:, None] == [200, 300]).all()
@@ -79,7 +79,7 @@ def test_dealt_parts_are_of_about_one_size(workers: int, sizes: list[int], seed:
 
 def test_dealt_by_hand() -> None:
     rows = np.arange(6)
-    dealt = Batch(rows, rows, rows[:, None]).dealt(np.array([1, 9, 4, 8, 2, 5]), 2)
+    dealt = Batch(rows, rows, rows[:, None]).balanced(np.array([1, 9, 4, 8, 2, 5]), 2)
     # By size 1, 3, 5, 2, 4, 0; to and fro, the first gets 1, 2, 4 and the second 3, 5, 0; each in the order that was.
     assert dealt.queries.tolist() == [1, 2, 4, 0, 3, 5]
 
@@ -121,7 +121,7 @@ def test_refuses() -> None:
         "Make the batch size a multiple of the workers."
     )
     with pytest.raises(UserError, match="cannot be shared equally"):
-        make(10, 5).batch(0).dealt(np.arange(5), 2)
+        make(10, 5).batch(0).balanced(np.arange(5), 2)
     judged = Qrels(np.array([0]), np.array([0]), np.array([0], np.int32))
     with pytest.raises(UserError, match="no training judgment is above 0"):
         Examples.of(judged)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import Collection, Store, UserError, candidates_stage, open_candidates, read_candidates
+from data import Collection, Store, UserError, open_candidates, read_candidates
 from data.collection import collection
 
 IDS = [f"d{row}" for row in range(12)]
@@ -30,8 +30,8 @@ COLLECTION: Collection = collection(texts("doc", IDS), texts("query", QUERIES), 
 def read(folder: Path, name: str, content: str, depth: int = 100) -> Any:
     file = folder / name
     file.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
-    stage = candidates_stage(Store(folder / "store"), COLLECTION, file, ROWS, depth, "negatives.path")
-    return open_candidates(read_candidates(stage, COLLECTION, file, ROWS, depth), len(ROWS))
+    found = read_candidates(Store(folder / "store"), COLLECTION, file, ROWS, depth, "negatives.path")
+    return open_candidates(found, len(ROWS))
 
 
 RUN = """\
@@ -58,6 +58,8 @@ def test_a_run_is_ordered_as_trec_eval_orders_it(tmp_path: Path, name: str) -> N
 def test_top1000(tmp_path: Path) -> None:
     found = read(tmp_path, "top1000.train.tsv", "q2\td5\twhat is it\tIt is five\nq2\td4\twhat is it\tFour\n")
     assert (found.rows.tolist(), found.scores) == ([[-1, -1], [5, 4], [-1, -1]], None)
+    found = read(tmp_path, "top1000.dev", "q2\td5\twhat is\tit is\n")  # six words, as many as a run has columns
+    assert (found.rows.tolist(), found.scores) == ([[-1], [5], [-1]], None)
 
 
 def test_triples(tmp_path: Path) -> None:
@@ -102,4 +104,4 @@ def test_what_is_refused(tmp_path: Path, name: str, content: str, message: str) 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^negatives.path: .*nowhere is no file. A line is of a TREC run"):
-        candidates_stage(Store(tmp_path), COLLECTION, tmp_path / "nowhere", ROWS, 1, "negatives.path")
+        read_candidates(Store(tmp_path), COLLECTION, tmp_path / "nowhere", ROWS, 1, "negatives.path")

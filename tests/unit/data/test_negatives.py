@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import Pool, PooledNegatives, Qrels, RandomNegatives, UserError, below, window
-from data import given as given_negatives
+from data import Pool, PooledNegatives, Qrels, RandomNegatives, UserError, judged_nonrelevant
 
 # Query 0: 1 and 2 are relevant, 3 is judged not to be. Query 5: 0 is relevant.
 JUDGED = Qrels(np.array([0, 0, 0, 5]), np.array([1, 2, 3, 0]), np.array([1, 2, 0, 1], np.int32))
@@ -118,10 +117,10 @@ def test_refusals() -> None:
 
 def test_given_are_what_is_judged_not_relevant() -> None:
     judged = Qrels(np.array([0, 3, 0, 3, 0, 1]), np.array([1, 8, 3, 9, 5, 7]), np.array([1, 0, 0, 2, -1, 1], np.int32))
-    assert given_negatives(judged, np.array([3, 0, 1])).tolist() == [[8, -1], [3, 5], [-1, -1]]
-    assert given_negatives(judged, np.array([1])).shape == (1, 0)
+    assert judged_nonrelevant(judged, np.array([3, 0, 1])).tolist() == [[8, -1], [3, 5], [-1, -1]]
+    assert judged_nonrelevant(judged, np.array([1])).shape == (1, 0)
     rows = np.array([3, 0])
-    source = PooledNegatives(rows, [Pool("given", given_negatives(judged, rows))], judged, 10, 1)
+    source = PooledNegatives(rows, [Pool("given", judged_nonrelevant(judged, rows))], judged, 10, 1)
     drawn = source.draw(np.array([0, 3] * 50), np.random.default_rng(0))
     assert {int(document) for document in drawn[::2, 0]} == {3, 5}
     assert {int(document) for document in drawn[1::2, 0]} == {8}
@@ -131,13 +130,13 @@ def test_window_and_margins_by_hand() -> None:
     rows = np.array([[7, 3, 9, 4], [1, 2, 3, -1]])
     scores = np.array([[0.9, 0.8, 0.7, 0.6], [-0.1, -0.2, -0.3, -np.inf]], np.float32)
     pool, positives = Pool("mined", rows, 1.0, scores), np.array([0.8, -0.2], np.float32)
-    assert window(pool, 1, 3).rows.tolist() == [[-1, 3, 9, -1], [-1, 2, 3, -1]]
-    assert below(pool, positives).rows.tolist() == rows.tolist()
-    assert below(pool, positives, absolute=0.0).rows.tolist() == [[-1, 3, 9, 4], [-1, 2, 3, -1]]
-    assert below(pool, positives, absolute=0.15).rows.tolist() == [[-1, -1, -1, 4], [-1, -1, -1, -1]]
+    assert pool.window(1, 3).rows.tolist() == [[-1, 3, 9, -1], [-1, 2, 3, -1]]
+    assert pool.below(positives).rows.tolist() == rows.tolist()
+    assert pool.below(positives, absolute=0.0).rows.tolist() == [[-1, 3, 9, 4], [-1, 2, 3, -1]]
+    assert pool.below(positives, absolute=0.15).rows.tolist() == [[-1, -1, -1, 4], [-1, -1, -1, -1]]
     # 0.8 - 10 % = 0.72; of a negative score, 10 % more below it: -0.22
-    assert below(pool, positives, relative=0.1).rows.tolist() == [[-1, -1, 9, 4], [-1, -1, 3, -1]]
-    assert below(pool, positives, absolute=0.05, relative=0.2).rows.tolist() == [[-1, -1, -1, 4], [-1, -1, 3, -1]]
+    assert pool.below(positives, relative=0.1).rows.tolist() == [[-1, -1, 9, 4], [-1, -1, 3, -1]]
+    assert pool.below(positives, absolute=0.05, relative=0.2).rows.tolist() == [[-1, -1, -1, 4], [-1, -1, 3, -1]]
 
 
 def test_table_tells_where_each_comes_from() -> None:

@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from data import Stage, Store, UserError, file_digest, fingerprint
+from data import Stage, Store, UserError, build_together, file_digest, fingerprint
 
 ROOT = Path(__file__).parents[3]
 
@@ -216,3 +219,65 @@ def test_other_system_errors_keep_their_traceback(tmp_path: Path) -> None:
 
     with pytest.raises(PermissionError):
         letters(tmp_path).build(forbid)
+
+
+class Together:
+    """Threads that make stages together, each file of a stage with the stage's name in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.stages = [Store(root).stage(name, 1, {}) for name in ("x", "y", "z")]
+        self.made: list[list[str]] = []
+
+    def make(self, partials: Mapping[str, Path]) -> None:
+        names = {stage.fingerprint: stage.name for stage in self.stages}
+        self.made.append(sorted(names[each] for each in partials))
+        for each, partial in partials.items():
+            (partial / "name").write_text(names[each])
+
+    def check(self) -> None:
+        assert [(stage.path / "name").read_text() for stage in self.stages] == ["x", "y", "z"]
+        assert sorted(name for names in self.made for name in names) == ["x", "y", "z"]
+
+
+def test_together_makes_what_another_process_has_not_made_meanwhile(tmp_path: Path) -> None:
+    together, begun, go = Together(tmp_path), Event(), Event()
+    for stage in together.stages:
+        root = tmp_path / stage.name
+        together.stages = [Store(root).stage(name, 1, {}) for name in ("x", "y", "z")]
+        together.made = []
+        begun.clear()
+        go.clear()
+        other = next(each for each in together.stages if each.name == stage.name)
+
+        def slowly(partial: Path, other: Stage = other) -> None:
+            begun.set()
+            assert go.wait(30)
+            together.make({other.fingerprint: partial})
+
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(other.build, slowly)
+            assert begun.wait(30)
+            second = pool.submit(build_together, together.stages, together.make)
+            time.sleep(0.2)  # until it waits for the lock
+            go.set()
+            first.result(30)
+            second.result(30)
+        together.check()
+        assert together.made[0] == [other.name]
+
+
+def test_together_in_any_order_nobody_waits_for_ever(tmp_path: Path) -> None:
+    for number in range(20):
+        together = Together(tmp_path / str(number))
+        with ThreadPoolExecutor(2) as pool:
+            calls = [
+                pool.submit(build_together, stages, together.make)
+                for stages in (together.stages, together.stages[::-1])
+            ]
+            for call in calls:
+                call.result(30)
+        together.check()
+
+
+def test_together_nothing(tmp_path: Path) -> None:
+    build_together([], lambda partials: pytest.fail("nothing is to be made"))
