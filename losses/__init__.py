@@ -1,9 +1,25 @@
 """What is minimised: pure torch, no I/O, no Ray, no transformers."""
 
 from losses.contract import Embeddings, Loss, LossOutput, Signals
+from losses.embedding_matching import EmbeddingMatching
 from losses.infonce import InfoNCE
 from losses.margin import Margin
+from losses.margin_mse import MarginMSE
 from losses.registry import build, describe
+from losses.score_kl import ScoreKL
 from losses.triplet import Triplet
 
-__all__ = ["Embeddings", "InfoNCE", "Loss", "LossOutput", "Margin", "Signals", "Triplet", "build", "describe"]
+__all__ = [
+    "EmbeddingMatching",
+    "Embeddings",
+    "InfoNCE",
+    "Loss",
+    "LossOutput",
+    "Margin",
+    "MarginMSE",
+    "ScoreKL",
+    "Signals",
+    "Triplet",
+    "build",
+    "describe",
+]

@@ -81,6 +81,17 @@ class Signals:
         if self.space is not None and self.space not in known:
             raise ValueError(f"the space of teacher scores must be one of {', '.join(known)}, not {self.space!r}")
 
+    def scores_like(self, student: Tensor) -> Tensor:
+        """The scores, on the device and in the precision of a student's vectors."""
+        assert self.scores is not None
+        return self.scores.to(student)
+
+    def vectors_like(self, student: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's vectors of queries and documents, on the device and in the precision of a student's."""
+        assert self.queries is not None
+        assert self.documents is not None
+        return self.queries.to(student), self.documents.to(student)
+
 
 class LossOutput(NamedTuple):
     """A scalar to minimise, its value per query (B,), whose mean it is, and detached scalars to watch."""
@@ -94,13 +105,14 @@ class Loss(nn.Module, ABC):
     """One idea of what to minimise. A subclass writes `compute` and declares:
 
     name: the word for it in a configuration.
-    needs: of "negatives" (K >= 1), "teacher_scores", "teacher_queries", "teacher_documents".
+    needs: of "negatives" (K >= 1), "teacher_scores", "teacher_queries", "teacher_documents"; the class has those
+        of the default parameters, an instance may have others.
     tunable: the parameters that are knobs while they are numbers; a word in their place leaves nothing to tune.
     paper: where it comes from.
     """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     tunable: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str]
 
@@ -114,6 +126,13 @@ class Loss(nn.Module, ABC):
     def negatives_met(self, B: int, K: int) -> int:
         """How many negatives a query meets in a batch of B queries with K negatives each, its own K included."""
         return K
+
+    def misfit(self, teacher: Space, student: Space) -> str | None:
+        """What this loss would do with a teacher's scores and a student's that makes no sense; None where it does.
+
+        A loss that sets the numbers of the two against each other, or takes them for what they are not, says so here.
+        """
+        return None
 
     def forward(self, embeddings: Embeddings, signals: Signals | None = None) -> LossOutput:
         """Check what the loss needs, then compute it in float32 or better, under autocast too.

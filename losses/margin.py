@@ -37,7 +37,7 @@ class Margin(Loss):
     """
 
     name: ClassVar[str] = "margin"
-    needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
+    needs: frozenset[str] = frozenset({"negatives"})
     tunable: ClassVar[tuple[str, ...]] = ("target",)
     paper: ClassVar[str] = "Gienapp et al. 2025, arXiv 2407.21515"
 

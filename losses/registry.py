@@ -6,14 +6,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from losses.contract import Loss
+from losses.embedding_matching import EmbeddingMatching
 from losses.infonce import InfoNCE
 from losses.margin import Margin
+from losses.margin_mse import MarginMSE
+from losses.score_kl import ScoreKL
 from losses.triplet import Triplet
 
 LOSSES: dict[str, type[Loss]] = {
     "margin": Margin,
     "infonce": InfoNCE,
     "triplet": Triplet,
+    "margin-mse": MarginMSE,
+    "score-kl": ScoreKL,
+    "embedding-matching": EmbeddingMatching,
 }
 
 
@@ -76,6 +82,7 @@ def parameters_of(cls: type[Loss]) -> tuple[Parameter, ...]:
     return tuple(
         Parameter(p.name, required=p.default is p.empty, default=None if p.default is p.empty else p.default)
         for p in signature
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)  # of a class without a constructor of its own
     )
 
 

@@ -28,7 +28,7 @@ class Triplet(Loss):
     """
 
     name: ClassVar[str] = "triplet"
-    needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
+    needs: frozenset[str] = frozenset({"negatives"})
     tunable: ClassVar[tuple[str, ...]] = ("margin",)
     paper: ClassVar[str] = "Schroff et al. 2015, arXiv 1503.03832"
 

@@ -15,7 +15,8 @@ class Recipe:
     """A named way to train.
 
     `loss` and `parameters` are what `losses.build` takes; the knobs of `tune_space` are left out of `parameters`, since
-    a search or the experiment sets them. `needs` is what the batches must hold, as the loss declares it.
+    a search or the experiment sets them. `needs` is what the batches must hold, as the loss declares it with these
+    parameters.
     """
 
     name: str
@@ -75,6 +76,31 @@ RECIPES: dict[str, Recipe] = {
         paper="Schroff et al. 2015, arXiv 1503.03832",
         summary="A hinge on each triple's margin.",
         tune_space=SPACES["triplet"],
+    ),
+    "margin-mse": Recipe(
+        name="margin-mse",
+        loss="margin-mse",
+        parameters={},
+        needs=_NEGATIVES | {"teacher_scores"},
+        paper="Hofstätter et al. 2020, arXiv 2010.02666",
+        summary="Margins regressed on those of a teacher's scores.",
+    ),
+    "score-kl": Recipe(
+        name="score-kl",
+        loss="score-kl",
+        parameters={},
+        needs=_NEGATIVES | {"teacher_scores"},
+        paper="Kim et al. 2023, arXiv 2301.12005, Eq. 11",
+        summary="The softmax over a query's documents drawn to a teacher's; loss: {in_batch: true} for all of a batch.",
+        tune_space=SPACES["score-kl"],
+    ),
+    "embedding-matching": Recipe(
+        name="embedding-matching",
+        loss="embedding-matching",
+        parameters={},
+        needs=frozenset({"teacher_queries", "teacher_documents"}),
+        paper="Kim et al. 2023, arXiv 2301.12005, Eq. 7 and 8",
+        summary="Vectors of queries and documents drawn to a teacher's.",
     ),
 }
 

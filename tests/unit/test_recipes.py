@@ -15,6 +15,9 @@ from tune_spaces import SPACES, Knob, TuneSpace
         ("static-margin", "margin", {"in_batch": "rows"}, ("target",)),
         ("infonce", "infonce", {}, ("temperature",)),
         ("triplet", "triplet", {}, ("margin",)),
+        ("margin-mse", "margin-mse", {}, ()),
+        ("score-kl", "score-kl", {}, ("temperature",)),
+        ("embedding-matching", "embedding-matching", {}, ()),
     ],
 )
 def test_the_table(name, loss, parameters, knobs):
@@ -25,7 +28,8 @@ def test_the_table(name, loss, parameters, knobs):
 
 
 def test_the_table_is_whole():
-    assert list(RECIPES) == ["arm-adaptive", "arm-distributed", "static-margin", "infonce", "triplet"]
+    arm, others = ["arm-adaptive", "arm-distributed", "static-margin"], ["infonce", "triplet"]
+    assert list(RECIPES) == [*arm, *others, "margin-mse", "score-kl", "embedding-matching"]
     assert {name for name, recipe in RECIPES.items() if not recipe.parameter_free} == set(SPACES)
     assert all(space.recipe == name for name, space in SPACES.items())
 
@@ -58,7 +62,7 @@ def test_other_values_replace_those_of_the_named_knob():
 def test_refusals():
     with pytest.raises(ValueError, match=r'^"arm-adaptve" is not a recipe here; did you mean "arm-adaptive"\?$'):
         get("arm-adaptve")
-    known = "known: arm-adaptive, arm-distributed, static-margin, infonce, triplet"
+    known = f"known: {', '.join(RECIPES)}"
     with pytest.raises(ValueError, match=f'^"zzz" is not a recipe here; {known}$'):
         get("zzz")
     with pytest.raises(ValueError, match=r'^"margin" is not a knob of static-margin; its knobs: target$'):

@@ -1,0 +1,195 @@
+"""The losses that learn from a teacher, pinned: by hand; equal to loops and to sentence-transformers; gradients."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from vectors import batch, changed, tensors
+
+import losses
+from losses import EmbeddingMatching, Embeddings, MarginMSE, ScoreKL, Signals
+
+
+def taught(B: int = 4, K: int = 2, D: int = 5, seed: int = 7) -> Signals:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (B, 1 + K), (B, D), (B, 1 + K, D)
+    scores, queries, documents = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return Signals(scores, queries, documents, "dot")
+
+
+TWO = Embeddings(
+    queries=torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64),
+    positives=torch.tensor([[3.0, 1.0], [5.0, 1.0]], dtype=torch.float64),
+    negatives=torch.tensor([[[1.0, 9.0]], [[0.0, 4.0]]], dtype=torch.float64),
+)
+
+
+def test_margin_mse_by_hand():
+    # Margins of the student 3 - 1 = 2 and 2 - 8 = -6, of the teacher 1.5 and 1.
+    out = MarginMSE()(TWO, Signals(scores=torch.tensor([[2.0, 0.5], [0.0, -1.0]]), space="dot"))
+    assert out.per_example.tolist() == [0.25, 49.0]
+    assert {name: value.item() for name, value in out.diagnostics.items()} == pytest.approx(
+        {"margin": -2.0, "target": 1.25, "agreement": 0.5}
+    )
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_margin_mse_equals_sentence_transformers(K):
+    from sentence_transformers.losses import MarginMSELoss
+
+    embeddings, signals = batch(K=K), taught(K=K)
+    theirs = MarginMSELoss(model=None)
+    columns = [embeddings.queries, embeddings.positives, *embeddings.negatives.unbind(1)]
+    margins = signals.scores[:, :1] - signals.scores[:, 1:]
+    expected = theirs.compute_loss_from_embeddings(columns, margins)
+    torch.testing.assert_close(MarginMSE()(embeddings, signals).loss, expected)
+
+
+def test_score_kl_by_hand():
+    out = ScoreKL(temperature=2.0)(TWO, Signals(scores=torch.tensor([[2.0, 0.0], [0.0, 0.0]]), space="logit"))
+    p, s = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-1))  # (2 - 0) / 2 and (3 - 1) / 2
+    first = p * math.log(p / s) + (1 - p) * math.log((1 - p) / (1 - s))
+    s = 1 / (1 + math.exp(3))  # (2 - 8) / 2
+    second = 0.5 * math.log(0.5 / s) + 0.5 * math.log(0.5 / (1 - s))
+    assert out.per_example.tolist() == pytest.approx([first, second])
+    entropy = -(p * math.log(p) + (1 - p) * math.log(1 - p) + 2 * 0.5 * math.log(0.5)) / 2
+    assert out.diagnostics["teacher_entropy"].item() == pytest.approx(entropy)
+    assert out.diagnostics["agreement"].item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("K", "in_batch", "teacher"), [(1, False, None), (3, False, 2.0), (0, True, None), (2, True, 1)]
+)
+def test_score_kl_equals_the_loop_and_has_the_gradient_of_the_papers_cross_entropy(K, in_batch, teacher):
+    embeddings, signals = batch(K=K), taught(K=K)
+    q, p, n = (x.requires_grad_() for x in tensors(embeddings))
+    loss = ScoreKL(0.5, teacher, in_batch)
+    expected, entropies = [], []
+    for i in range(4):
+        whose = range(4) if in_batch else [i]
+        places = [(j, 0) for j in whose] + [(j, k) for j in whose for k in range(1, 1 + K)]
+        student = torch.stack([q[i] @ (p[j] if k == 0 else n[j, k - 1]) for j, k in places]) / 0.5
+        said = [signals.queries[i] @ signals.documents[j, k] if in_batch else signals.scores[j, k] for j, k in places]
+        target = torch.softmax(torch.stack(said) / (teacher or 0.5), dim=0)
+        expected.append(-(target * torch.log_softmax(student, dim=0)).sum())
+        entropies.append(-(target * target.log()).sum())
+    out = loss(changed(embeddings, q, p, n), signals)
+    cross_entropy = torch.stack(expected)
+    torch.testing.assert_close(out.per_example, cross_entropy - torch.stack(entropies))
+    inputs = [q, p, n] if K else [q, p]
+    ours = torch.autograd.grad(out.loss, inputs, retain_graph=True)
+    for one, other in zip(ours, torch.autograd.grad(cross_entropy.mean(), inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_score_kl_is_zero_where_student_and_teacher_agree():
+    embeddings = batch()
+    documents = torch.cat([embeddings.positives[:, None], embeddings.negatives], dim=1)
+    scores = torch.einsum("id,icd->ic", embeddings.queries, documents)
+    signals = Signals(scores + 3, embeddings.queries, documents, "dot")
+    for in_batch in (False, True):
+        assert ScoreKL(1.0, in_batch=in_batch)(embeddings, signals).loss.item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("distance", ["norm", "squared", "cosine"])
+@pytest.mark.parametrize("side", ["query", "document", "both"])
+def test_embedding_matching_equals_the_loop(side, distance):
+    embeddings, signals = batch(), taught()
+    of = {
+        "norm": lambda x, y: (x - y).norm(),
+        "squared": lambda x, y: (x - y).square().sum(),
+        "cosine": lambda x, y: 1 - F.cosine_similarity(x, y, dim=0),
+    }[distance]
+    q, p, n = tensors(embeddings)
+    expected = []
+    for i in range(4):
+        own = [p[i], *n[i]]
+        value = 0.0
+        if side != "document":
+            value += of(q[i], signals.queries[i])
+        if side != "query":
+            value += sum(of(x, y) for x, y in zip(own, signals.documents[i], strict=True)) / 3
+        expected.append(value)
+    out = EmbeddingMatching(side, distance)(embeddings, signals)
+    torch.testing.assert_close(out.per_example, torch.stack(expected))
+    assert set(out.diagnostics) == {
+        name for name in ("query_misalignment", "document_misalignment") if side in (name.split("_")[0], "both")
+    }
+    if "query_misalignment" in out.diagnostics:
+        expected = (q - signals.queries).norm(dim=1).mean()
+        torch.testing.assert_close(out.diagnostics["query_misalignment"], expected)
+
+
+def test_embedding_matching_has_a_gradient_where_student_and_teacher_are_one():
+    embeddings = batch()
+    q = embeddings.queries.requires_grad_()
+    out = EmbeddingMatching("query")(embeddings, Signals(queries=q.detach().clone()))
+    (gradient,) = torch.autograd.grad(out.loss, q)
+    assert gradient.abs().max() == 0
+    assert out.loss.item() < 1e-100
+
+
+def test_embedding_matching_refuses_other_dimensions():
+    message = "^the teacher's vectors have 7 dimensions and the student's 5$"
+    with pytest.raises(ValueError, match=message):
+        EmbeddingMatching("document")(batch(), taught(D=7))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MarginMSE(),
+        ScoreKL(0.5),
+        ScoreKL(0.5, 1.0, in_batch=True),
+        *map(EmbeddingMatching, ("query", "document", "both")),
+    ],
+    ids=lambda loss: f"{loss.name}-{len(loss.needs)}",
+)
+def test_gradients_against_finite_differences(loss):
+    embeddings, signals = batch(B=3, D=3), taught(B=3, D=3)
+    inputs = [x.requires_grad_() for x in tensors(embeddings)]
+    assert torch.autograd.gradcheck(lambda *x: loss(changed(embeddings, *x), signals).loss, inputs)
+
+
+def test_what_each_needs_by_its_parameters():
+    assert ScoreKL().needs == {"negatives", "teacher_scores"}
+    assert ScoreKL(in_batch=True).needs == {"teacher_queries", "teacher_documents"}
+    assert (ScoreKL().negatives_met(4, 2), ScoreKL(in_batch=True).negatives_met(4, 2)) == (2, 11)
+    assert EmbeddingMatching("query").needs == {"teacher_queries"}
+    assert EmbeddingMatching("document").needs == {"teacher_documents"}
+    with pytest.raises(ValueError, match='"score-kl" needs teacher_documents, and the batch has none'):
+        ScoreKL(in_batch=True)(batch(), Signals(queries=torch.ones(4, 5)))
+
+
+def test_spaces_that_are_not_to_be_mixed():
+    assert "a teacher's margins in logit scores" in MarginMSE().misfit("logit", "cosine")
+    assert MarginMSE().misfit("dot", "cosine")
+    assert "are probabilities, not logits" in ScoreKL().misfit("probability", "dot")
+    fitting = [("logit", "dot"), ("cosine", "cosine"), ("probability", "cosine"), ("cosine", "dot")]
+    assert [MarginMSE().misfit(*spaces) for spaces in fitting] == [None] * 4
+    assert ScoreKL().misfit("logit", "cosine") is None
+    assert losses.InfoNCE().misfit("probability", "cosine") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("score-kl", {"temperature": 0}, "temperature must be a number greater than 0, not 0"),
+        ("score-kl", {"teacher_temperature": "1"}, 'teacher_temperature must be a number greater than 0, not "1"'),
+        ("score-kl", {"in_batch": "rows"}, 'in_batch must be true or false, not "rows"'),
+        ("embedding-matching", {"side": "queries"}, 'side must be one of "query", "document", "both", not "queries"'),
+        ("embedding-matching", {"distance": "l2"}, 'distance must be one of "norm", "squared", "cosine", not "l2"'),
+    ],
+)
+def test_refusals(name, parameters, message):
+    with pytest.raises(ValueError) as refused:
+        losses.build(name, **parameters)
+    assert str(refused.value) == message
+
+
+def test_half_precision_is_raised_and_the_teacher_follows():
+    embeddings = batch(dtype=torch.bfloat16)
+    signals = Signals(torch.randn(4, 3), torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 3, 5), "cosine")
+    for loss in (MarginMSE(), ScoreKL(), ScoreKL(in_batch=True), EmbeddingMatching()):
+        assert loss(embeddings, signals).per_example.dtype == torch.float32
