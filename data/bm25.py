@@ -15,7 +15,7 @@ import pyarrow as pa
 from data.arrow import read_arrow
 from data.collection import Collection, Rows
 from data.sharded import Shard, run_shards
-from data.store import Json, Store, fingerprint
+from data.store import Json, Stage, Store, fingerprint
 
 VERSION = 1
 SHARD_QUERIES = 4_096
@@ -39,17 +39,9 @@ def rank(
     `connect` connects to Ray, whose workers take one CPU each and map one index; without it, or if there is but one
     shard of queries, this process does the work.
     """
-    documents = collection.parts["documents"]
-    index = store.stage("bm25-index", VERSION, {"documents": documents}).build(
+    index = store.stage("bm25-index", VERSION, {"documents": collection.parts["documents"]}).build(
         lambda partial: _index(collection.documents["text"].to_pylist(), partial)
     )
-    inputs: dict[str, Json] = {
-        "documents": documents,
-        "queries": collection.parts["queries"],
-        "query_rows": fingerprint(np.asarray(query_rows, np.int64).tolist()),
-        "depth": depth,
-    }
-    stage = store.stage("bm25", VERSION, inputs)
     shards = math.ceil(len(query_rows) / SHARD_QUERIES)
 
     def make(partial: Path) -> None:
@@ -62,10 +54,21 @@ def rank(
         elsewhere = connect if shards > 1 else None  # one shard is no work for several
         run_shards(numbered, Rank, arguments, on_shard=on_shard, connect=elsewhere)
 
-    folder = stage.build(make)
+    folder = ranks_stage(store, collection, query_rows, depth).build(make)
     tables = (read_arrow(Shard(folder, shard).path) for shard in range(shards))
     parts = [np.from_dlpack(table["documents"].chunk(0).values).reshape(-1, depth) for table in tables]
     return np.concatenate([np.empty((0, depth), np.int64), *parts])
+
+
+def ranks_stage(store: Store, collection: Collection, query_rows: Rows, depth: int) -> Stage:
+    """Where the ranks are kept."""
+    inputs: dict[str, Json] = {
+        "documents": collection.parts["documents"],
+        "queries": collection.parts["queries"],
+        "query_rows": fingerprint(np.asarray(query_rows, np.int64).tolist()),
+        "depth": depth,
+    }
+    return store.stage("bm25", VERSION, inputs)
 
 
 class Rank:

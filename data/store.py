@@ -104,6 +104,19 @@ class Stage:
         """The folder in which the output is made; the same one after a kill."""
         return self.root / self.name / f"{self.fingerprint}.partial"
 
+    def alike(self, but: str) -> list[Path]:
+        """The folders of finished stages whose inputs are these but for one; the newest first."""
+        same = {name: value for name, value in self.inputs.items() if name != but}
+        found = []
+        for path in self.root.glob(f"{self.name}/*/{MANIFEST}"):
+            if path.parent == self.path or path.parent.suffix == self.partial.suffix:
+                continue
+            told = manifest(path.parent)
+            inputs = {name: value for name, value in told["inputs"].items() if name != but}
+            if told["version"] == self.version and fingerprint(inputs) == fingerprint(same):
+                found.append((path.stat().st_mtime_ns, path.parent))
+        return [folder for _, folder in sorted(found, reverse=True)]
+
     @property
     def done(self) -> bool:
         """Whether the finished output is there."""

@@ -108,12 +108,14 @@ class Loss(nn.Module, ABC):
     needs: of "negatives" (K >= 1), "teacher_scores", "teacher_queries", "teacher_documents"; the class has those
         of the default parameters, an instance may have others.
     tunable: the parameters that are knobs while they are numbers; a word in their place leaves nothing to tune.
+    matches_vectors: whether it sets the student's vectors against the teacher's, which takes the same dimension.
     paper: where it comes from.
     """
 
     name: ClassVar[str]
     needs: frozenset[str] = frozenset()
     tunable: ClassVar[tuple[str, ...]] = ()
+    matches_vectors: ClassVar[bool] = False
     paper: ClassVar[str]
 
     __call__: Callable[..., LossOutput]

@@ -35,6 +35,7 @@ class EmbeddingMatching(Loss):
 
     name: ClassVar[str] = "embedding-matching"
     needs: frozenset[str] = SIDES["both"]
+    matches_vectors: ClassVar[bool] = True
     paper: ClassVar[str] = "Kim et al. 2023, arXiv 2301.12005, Eq. 7 and 8"
 
     def __init__(self, side: str = "both", distance: str = "norm") -> None:

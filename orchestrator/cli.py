@@ -122,6 +122,16 @@ def mine(
 
 
 @app.command()
+def teach(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Make what the recipes learn from a teacher: vectors of texts, scores of pairs."""
+    with _job(experiment, overrides) as job:
+        job.check()
+        job.prepare()
+        job.mine()
+        job.teach()
+
+
+@app.command()
 def train(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Train the recipes that have nothing to search."""
     with _job(experiment, overrides) as job:

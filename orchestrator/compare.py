@@ -99,6 +99,12 @@ class Job:
             self.display.line(f"{row.name}: {self._batches(row)}")
         self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
 
+    def teach(self) -> None:
+        """What the recipes learn from a teacher."""
+        if teaching := self.workspace.teaching:
+            self.display.line(f"teacher: {teaching.in_words}")
+            teaching.folders  # noqa: B018 - makes them
+
     def save_negatives(self, file: Path) -> int:
         """Write the documents that negatives are drawn from, with their source, to a new Parquet file; how many."""
         from data.formats.writers import write_table
@@ -131,10 +137,11 @@ class Job:
         )
 
     def ready(self) -> None:
-        """Check, prepare and mine."""
+        """Check, prepare, mine and teach."""
         self.check()
         self.prepare()
         self.mine()
+        self.teach()
 
     def train(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> dict[str, tuple[Trial, ...]]:
         """Train the wanted rows, all their trials; row → its trials."""
@@ -242,6 +249,7 @@ class Job:
                     measures=value.measures,
                     per_query=value.per_query,
                     index=value.figures,
+                    taught=bool(runs_of(experiment, row)[0].teacher_needs),
                 )
             )
         costs = [*self._shared_costs()]
@@ -264,12 +272,14 @@ class Job:
         )
 
     def _shared_costs(self) -> list[Cost]:
-        """What all recipes share: tokenizing, as the store's manifests have it, and mining."""
+        """What recipes share: tokenizing, as the store's manifests have it, mining and teaching."""
         tokens = self.workspace.tokens
         seconds = sum(manifest(shards.folder)["seconds"] for shards in (tokens.queries, tokens.documents))
         examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
         tokenizing = Cost(stage="tokenizing", device_seconds=seconds, wall_seconds=seconds, examples=examples)
-        return [tokenizing, *(self.workspace.sources.ranking(index).cost for index in self.workspace.sources.miners)]
+        mining = [self.workspace.sources.ranking(index).cost for index in self.workspace.sources.miners]
+        taught = self.workspace.teaching.cost if self.workspace.teaching else None
+        return [tokenizing, *mining, *([taught] if taught else [])]
 
 
 def environment(available: cluster.Resources, size: cluster.WorkerSize) -> dict[str, str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
+from data.pair_scores import Space
 from orchestrator import recipes
 from orchestrator.config_problems import Problem, nearest, shown
 from orchestrator.config_schema import Experiment, RecipeSettings, Scalar, SourceSettings
 from orchestrator.config_source import KeyPath
 from orchestrator.recipes import Recipe
 from tune_spaces import TuneSpace
+
+if TYPE_CHECKING:
+    from losses import Loss
 
 
 def check(experiment: Experiment) -> list[Problem]:
@@ -84,7 +89,7 @@ def _rows(experiment: Experiment) -> Iterator[Problem]:
         first.setdefault(row.name, index)
         recipe = recipes.get(row.recipe)
         misfits = [*_tuning(experiment, row, recipe, here)]
-        yield from misfits or _losses(row, recipe, here)
+        yield from misfits or _losses(experiment, row, recipe, here)
 
 
 def _tuning(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: KeyPath) -> Iterator[Problem]:
@@ -108,7 +113,7 @@ def _tuning(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
         yield Problem((*here, "tune", "scheduler"), what, mend)
 
 
-def _losses(row: RecipeSettings, recipe: Recipe, here: KeyPath) -> Iterator[Problem]:
+def _losses(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: KeyPath) -> Iterator[Problem]:
     """Whether the loss can be built, with every value of every knob, and is still the recipe's: its first misfit."""
     import losses  # brings torch, which `--help` does without
 
@@ -129,6 +134,9 @@ def _losses(row: RecipeSettings, recipe: Recipe, here: KeyPath) -> Iterator[Prob
         for parameter in set(loss.knobs) ^ set(space.parameters):
             yield _another_recipe(recipe, parameter, setting[parameter], here)
             return
+        if problem := _taught(experiment, loss, recipe, here):
+            yield problem
+            return
 
 
 def _settings(
@@ -147,6 +155,27 @@ def _settings(
         for index, value in enumerate(knob.values):
             given = (*here, "tune", "space", knob.parameter, index) if knob.parameter in row.tune.space else written
             yield given, {**parameters, **first, knob.parameter: value}
+
+
+def _taught(experiment: Experiment, loss: Loss, recipe: Recipe, here: KeyPath) -> Problem | None:
+    """Whether the teacher gives the loss what it needs, in scores that it can do something with."""
+    needs = sorted(need for need in loss.needs if need.startswith("teacher_"))
+    teacher = experiment.teacher
+    if not needs:
+        return None
+    if teacher is None:
+        what = f"{recipe.name} learns from a teacher, and there is none"
+        return Problem(here, what, 'Add a section such as "teacher: {encoder: {model: …}}".')
+    if lacking := [need for need in needs if need not in teacher.offers]:
+        what = f"{recipe.name} needs {' and '.join(need.replace('_', ' ') for need in lacking)}, vectors that only an "
+        return Problem(here, f"{what}encoder has", 'Name one: "teacher: {encoder: {model: …}}".')
+    if "teacher_scores" not in needs:
+        return None
+    student: Space = "cosine" if experiment.encoder.normalize else "dot"
+    if misfit := loss.misfit(teacher.space, student):
+        mend = "Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."
+        return Problem(here, f"{recipe.name} {misfit}", mend if student == "cosine" else "Take another teacher.")
+    return None
 
 
 def _another_recipe(recipe: Recipe, parameter: str, value: Scalar, here: KeyPath) -> Problem:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
+from data.pair_scores import Space
 from orchestrator.records import UNTRAINED
 
 Scalar = str | int | float | bool | None
@@ -167,6 +168,50 @@ class NegativesSettings(SourceSettings):
         return self.mix or (MixedSourceSettings(**one),)
 
 
+class CrossEncoderSettings(Section):
+    """A model for sequence classification that reads query and document together; `model` as of an encoder."""
+
+    model: Text
+    query_tokens: Annotated[int, Field(ge=3)] = 64
+    document_tokens: Annotated[int, Field(ge=3)] = 256
+
+
+class ScoresSettings(Section):
+    """A file with a teacher's scores, and the space that they are in."""
+
+    path: Text
+    space: Space
+
+
+class TeacherSettings(Section):
+    """Who teaches the recipes that learn from a teacher: one of the three."""
+
+    encoder: EncoderSettings | None = None
+    cross_encoder: CrossEncoderSettings | None = None
+    scores: ScoresSettings | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TeacherSettings:
+        named = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(named) != 1:
+            what = f"names {' and '.join(named)}" if named else "names no teacher"
+            raise refusal(what, "Give one of encoder, cross_encoder and scores.")
+        return self
+
+    @property
+    def space(self) -> Space:
+        """What a score is."""
+        if self.encoder is not None:
+            return "cosine" if self.encoder.normalize else "dot"
+        return self.scores.space if self.scores is not None else "logit"
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What a loss may need of it."""
+        scores = frozenset({"teacher_scores"})
+        return scores | {"teacher_queries", "teacher_documents"} if self.encoder is not None else scores
+
+
 class TrainingSettings(Section):
     """How each recipe is trained."""
 
@@ -252,6 +297,7 @@ class Experiment(Section):
     collection: CollectionSettings
     encoder: EncoderSettings
     negatives: NegativesSettings = NegativesSettings()
+    teacher: TeacherSettings | None = None
     training: TrainingSettings = TrainingSettings()
     recipes: Annotated[tuple[RecipeSettings, ...], Field(strict=False)]  # none: the encoder is evaluated as it is
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data import Rows, Shard, Stage, Store, TokenShards, build_together, fingerprint, run_shards
+from data import Rows, Shard, Stage, Store, TokenShards, build_together, fingerprint
 from data.store import Json
-from orchestrator import cluster
+from orchestrator import shards
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.encoder import BiEncoder, Pooling, load_encoder, pad_id
-from orchestrator.encoding import Encoding, TokenCount, device
-from orchestrator.records import Cost, to_json
+from orchestrator.encoding import Encoding, device
+from orchestrator.records import Cost
 from orchestrator.search import Stored, table
 from orchestrator.search.vectors import Floats
 
@@ -86,29 +84,15 @@ def embed(
     connect: Callable[[], object] | None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
-    """The finished folders of what is wanted; what the store does not hold, one pool of workers encodes.
-
-    The workers are Ray Data actors. Where one would have the whole of this machine, this process does the work: it has
-    loaded all that a worker would load first, and saves the start of one, 8 s.
-    """
+    """The finished folders of what is wanted; what the store does not hold, one pool of workers encodes."""
     stages = [each.stage(store) for each in wanted]
     by_name = {stage.fingerprint: each for stage, each in zip(stages, wanted, strict=True)}
 
     def encode(partials: Mapping[str, Path]) -> None:
         # In the order of what is wanted, which keeps a model's texts together.
         of = {str(partials[name]): each for name, each in by_name.items() if name in partials}
-        workers = max(1, int(available.gpus)) if size.gpus else max(1, available.cpus // size.cpus)
-        here = workers == 1 and not available.gpus and not cluster.remote()
-        run_shards(
-            [Shard(Path(folder), number) for folder, each in of.items() for number in range(each.shards)],
-            EncodeShard,
-            {"wanted": of, "threads": size.cpus},
-            concurrency=workers,
-            num_cpus=size.cpus,
-            num_gpus=1 if size.gpus else 0,
-            on_shard=on_shard,
-            connect=None if here else connect,
-        )
+        numbered = [Shard(Path(folder), number) for folder, each in of.items() for number in range(each.shards)]
+        shards.run(numbered, EncodeShard, {"wanted": of}, size, available, connect, on_shard)
 
     build_together(stages, encode)
     return [stage.path for stage in stages]
@@ -129,26 +113,12 @@ class EncodeShard:
         self._loaded: tuple[Model, BiEncoder] | None = None
 
     def __call__(self, shard: Shard) -> pa.Table:
-        import torch
-
-        began = time.perf_counter()
-        wanted, count = self._wanted[str(shard.folder)], TokenCount()
+        wanted, where = self._wanted[str(shard.folder)], device()
+        meter = shards.Meter(where.type)
         encoder, sequences = self._encoder(wanted.model), wanted.sequences(shard.number)
-        encoding = Encoding.on(device(), wanted.precision, wanted.token_budget, pad_id(wanted.model.folder))
-        vectors = encoding.embed(encoder.to(encoding.device), sequences, count).cpu().numpy()
-        wall = time.perf_counter() - began
-        devices = 1 if encoding.device.type == "cuda" else torch.get_num_threads()
-        cost = Cost(
-            stage="encoding",
-            device=encoding.device.type,
-            devices=devices,
-            device_seconds=wall * devices,
-            wall_seconds=wall,
-            examples=len(sequences),
-            tokens=count.tokens,
-            flops=count.flops,
-        )
-        return table(vectors).replace_schema_metadata({"cost": json.dumps(to_json(cost))})
+        encoding = Encoding.on(where, wanted.precision, wanted.token_budget, pad_id(wanted.model.folder))
+        vectors = encoding.embed(encoder.to(where), sequences, meter.count).cpu().numpy()
+        return meter.into(table(vectors), len(sequences))
 
     def _encoder(self, model: Model) -> BiEncoder:
         """The encoder of a stage; the one before it is let go."""
@@ -160,7 +130,7 @@ class EncodeShard:
 
 def stored(folder: Path) -> list[Stored]:
     """The shards of a finished stage, in the order of the texts."""
-    return [Stored.of(path) for path in _files(folder)]
+    return [Stored.of(path) for path in shards.files(folder)]
 
 
 def opened(folder: Path) -> Floats:
@@ -170,16 +140,35 @@ def opened(folder: Path) -> Floats:
 
 def cost(folders: Sequence[Path], stage: str, recipe: str | None = None) -> Cost:
     """What the vectors in some folders cost together, as an entry of the ledger."""
-    costs = []
-    for path in (path for folder in folders for path in _files(folder)):
-        with pa.memory_map(str(path)) as file:
-            costs.append(Cost(**json.loads(pa.ipc.open_file(file).schema.metadata[b"cost"])))
-    total: dict[str, Any] = {
-        name: sum(getattr(each, name) for each in costs)
-        for name in ("device_seconds", "wall_seconds", "examples", "tokens", "flops")
-    }
-    return Cost(stage=stage, recipe=recipe, device=costs[0].device, devices=costs[0].devices, **total)
+    return shards.total([each for folder in folders for each in shards.costs(folder)], stage, recipe)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.arrow"))
+class VectorsByRow:
+    """The vectors of a finished stage, read by the rows of the texts; nothing is read but what is asked for.
+
+    Args:
+        rows: those that the stage holds, ascending; None: all.
+    """
+
+    def __init__(self, folder: Path, rows: Rows | None = None) -> None:
+        self._shards, self._rows = stored(folder), rows
+        self._opened: dict[int, Floats] = {}
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a vector."""
+        return self._shards[0].shape[1]
+
+    def take(self, rows: Rows) -> Floats:
+        """The vectors of `rows`, of any shape (…): (…, D). Raises KeyError for a row that is not there."""
+        places = rows if self._rows is None else np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
+        if self._rows is not None and (self._rows[places] != rows).any():
+            raise KeyError("a vector is asked for that was not made")
+        taken = np.empty((*rows.shape, self.dimension), np.float32)
+        flat = taken.reshape(-1, self.dimension)
+        for at, place in enumerate(places.ravel().tolist()):
+            shard, local = divmod(place, SHARD_TEXTS)
+            if shard not in self._opened:
+                self._opened[shard] = self._shards[shard].open()
+            flat[at] = self._opened[shard][local]
+        return taken

@@ -60,16 +60,21 @@ class BiEncoder(nn.Module):
     @property
     def max_tokens(self) -> int | None:
         """The longest sequence that it has positions for; None where positions are relative."""
-        for name, module in self.backbone.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                # RoBERTa and its kin count positions from behind the padding's id.
-                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-        return None
+        return positions(self.backbone)
 
     @property
     def dimension(self) -> int:
         """D, the length of a vector."""
         return int(self.config.hidden_size)
+
+
+def positions(backbone: nn.Module) -> int | None:
+    """The most tokens of a sequence that a backbone has positions for; None where positions are relative."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count positions from behind the padding's id.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
 
 
 def pad_id(folder: Path) -> int:

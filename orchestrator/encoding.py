@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,13 @@ from torch import Tensor
 
 from orchestrator.encoder import BiEncoder
 from orchestrator.packed import Ids, architecture, encode_packed
+
+if TYPE_CHECKING:
+    from orchestrator.cross_encoder import CrossEncoder
+
+Encoder: TypeAlias = "BiEncoder | CrossEncoder"
+
+log = logging.getLogger(__name__)
 
 GROUP = 16  # chunks that share one cast of the weights; their gradients are summed in bf16 before they are in fp32
 
@@ -41,6 +49,12 @@ class TokenCount:
     padded: int = 0
     flops: float = 0.0
 
+    def include(self, other: TokenCount) -> None:
+        """Count what another has counted too."""
+        self.tokens += other.tokens
+        self.padded += other.padded
+        self.flops += other.flops
+
     def add(self, config: Any, chunks: Sequence[Sequence[Ids]], packed: bool) -> None:
         """Count chunks, in each of which the longest sequence comes first; `packed`: padded in attention alone."""
         for chunk in chunks:
@@ -64,25 +78,36 @@ class Encoding:
         """The same with a budget that suits the device where none is given."""
         return cls(device, precision, token_budget or TOKEN_BUDGET[device.type], pad_id)
 
-    def encode(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
+    def encode(self, encoder: Encoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
         """Vectors `(n, D)` in float32 of `n` sequences of token ids, in their order, with gradients if these are on."""
         return self._in_order(encoder, sequences, self.token_budget, self.encode_chunks, count)
 
     @torch.inference_mode()
-    def embed(self, encoder: BiEncoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
-        """`encode` without gradients, in evaluation mode."""
+    def embed(self, encoder: Encoder, sequences: Sequence[Ids], count: TokenCount | None = None) -> Tensor:
+        """`encode` without gradients, in evaluation mode; in smaller chunks where these fill the device's memory up."""
         was_training = encoder.training
         encoder.eval()
-        if self.device.type == "cpu":
-            budget = min(self.token_budget, CORE_BUDGET)
-            vectors = self._in_order(encoder, sequences, budget, self._embed_chunks, count)
-        else:
-            vectors = self._in_order(encoder, sequences, self.token_budget, self.encode_chunks, count)
+        on_cores = self.device.type == "cpu"
+        budget = min(self.token_budget, CORE_BUDGET) if on_cores else self.token_budget
+        work = self._embed_chunks if on_cores else self.encode_chunks
+        while True:
+            tried = TokenCount()
+            try:
+                vectors = self._in_order(encoder, sequences, budget, work, tried)
+                break
+            except torch.OutOfMemoryError:
+                if budget <= max(map(len, sequences)):
+                    raise
+                budget //= 2
+                torch.cuda.empty_cache()
+                log.info("the device's memory is full: chunks of %s tokens", f"{budget:,}")
         encoder.train(was_training)
+        if count is not None:
+            count.include(tried)
         return vectors
 
     def encode_chunks(
-        self, encoder: BiEncoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None = None
+        self, encoder: Encoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None = None
     ) -> Iterator[Tensor]:
         """Vectors `(n, D)` of one chunk after the other; in each chunk the longest sequence comes first."""
         packed = architecture(encoder.backbone)
@@ -101,7 +126,7 @@ class Encoding:
                 yield encoder.pool(states, mask)
 
     def _embed_chunks(
-        self, encoder: BiEncoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None
+        self, encoder: Encoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None
     ) -> Iterator[Tensor]:
         """`encode_chunks` for CPU cores and without gradients: one cast of the weights, and a chunk for each core."""
         packed = architecture(encoder.backbone)
@@ -121,10 +146,10 @@ class Encoding:
 
     def _in_order(
         self,
-        encoder: BiEncoder,
+        encoder: Encoder,
         sequences: Sequence[Ids],
         token_budget: int,
-        work: Callable[[BiEncoder, Sequence[Sequence[Ids]], TokenCount | None], Iterator[Tensor]],
+        work: Callable[[Encoder, Sequence[Sequence[Ids]], TokenCount | None], Iterator[Tensor]],
         count: TokenCount | None,
     ) -> Tensor:
         """Vectors `(n, D)` of sequences that `work` has encoded in chunks under a budget."""
@@ -136,7 +161,7 @@ class Encoding:
         back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable")).to(self.device)
         return torch.cat(vectors).index_select(0, back)
 
-    def _dtype(self, encoder: BiEncoder) -> torch.dtype:
+    def _dtype(self, encoder: Encoder) -> torch.dtype:
         """That of the products."""
         return torch.bfloat16 if self.precision == "bf16" else next(encoder.parameters()).dtype
 

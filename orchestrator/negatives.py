@@ -43,6 +43,21 @@ class Sources:
         return any(source.source in ("bm25", "mined") for source in self._settings)
 
     @property
+    def ranked(self) -> bool:
+        """Whether the store has every ranking already."""
+        workspace, queries = self._workspace, self._queries
+        bm25 = [
+            data.ranks_stage(workspace.store, workspace.collection, queries, source.depth).done
+            for source in self._of("bm25").values()
+        ]
+        return all(bm25) and all(self.mined(index) for index in self.miners)
+
+    def mined(self, index: int) -> bool:
+        """Whether the store has the ranking of a source."""
+        ready = all(stage.done for stage in self.miners[index].token_stages.values())
+        return ready and self.mining(index).stage(self._workspace.store).done
+
+    @property
     def inputs(self) -> Mapping[str, Any]:
         """What the negatives depend on beside the texts, the judgments and the seed."""
         experiment = self._workspace.experiment

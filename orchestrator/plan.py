@@ -46,11 +46,12 @@ def describe(experiment: Experiment) -> list[Planned]:
     for field, stage in workspace.token_stages.items():
         lines.append(Planned(f"tokens of {field}", _state([stage]), f"{getattr(collection, field).num_rows:,} texts"))
     for index, miner in workspace.sources.miners.items():
-        ready = all(stage.done for stage in miner.token_stages.values())
-        state = _state([workspace.sources.mining(index).stage(workspace.store)]) if ready else OPEN
+        state = DONE if workspace.sources.mined(index) else OPEN
         depth = min(experiment.negatives.sources[index].depth, collection.documents.num_rows)
         what = f"the first {depth:,} of {collection.documents.num_rows:,} documents, {miner.experiment.encoder.model}"
         lines.append(Planned("mine negatives", state, what))
+    if workspace.teaching:
+        lines.append(Planned("teach", _state(workspace.teaching.stages), workspace.teaching.in_words))
     for row in experiment.recipes:
         runs = runs_of(experiment, row)
         stages = [stage_of(workspace, run) for run in runs]
@@ -73,7 +74,10 @@ def describe(experiment: Experiment) -> list[Planned]:
     return lines
 
 
-def _state(stages: Sequence[Stage]) -> str:
+def _state(stages: Sequence[Stage] | None) -> str:
+    """Of stages; None where it takes others to know them."""
+    if stages is None:
+        return OPEN
     if all(stage.done for stage in stages):
         return DONE
     return BEGUN if any(stage.done or stage.partial.exists() for stage in stages) else OPEN

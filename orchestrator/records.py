@@ -85,7 +85,7 @@ class Result:
 
     `name` labels the row, `recipe` is the registered recipe. The untrained encoder has no trials and no winner.
     `per_query` maps measure → query id → value. `index` has the figures of the index that was searched, None where
-    search was exact.
+    search was exact. `taught` says whether the recipe learns from a teacher, whose cost is the ledger's "teaching".
     """
 
     name: str
@@ -96,6 +96,7 @@ class Result:
     measures: dict[str, float]
     per_query: dict[str, dict[str, float]]
     index: IndexFigures | None = None
+    taught: bool = False
 
     @property
     def winning_trial(self) -> Trial | None:

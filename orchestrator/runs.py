@@ -31,6 +31,11 @@ class RunSpec:
         """`static-margin target=0.3`, or the row alone for a run without knobs."""
         return " ".join([self.row, *(f"{knob}={value:.15g}" for knob, value in self.knobs.items())])
 
+    @property
+    def teacher_needs(self) -> frozenset[str]:
+        """What its loss needs of a teacher."""
+        return frozenset(need for need in self.build_loss().needs if need.startswith("teacher_"))
+
     def build_loss(self) -> Loss:
         """The loss that this run minimises."""
         import losses

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from data import Batch, BatchPlan, TokenShards, UserError
-from losses import Embeddings, Loss, LossOutput
+from losses import Embeddings, Loss, LossOutput, Signals
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import TrainingSettings
 from orchestrator.encoder import BiEncoder
@@ -96,6 +96,7 @@ def train(
     report: Callable[[Progress, Costs], None],
     checkpoints: Checkpoints,
     group: Group | None = None,
+    signals: Callable[[Batch], Signals] | None = None,
 ) -> None:
     """Minimise `loss` over the batches of `plan`; the trained weights are left in `encoder`.
 
@@ -106,6 +107,7 @@ def train(
         validate: called on every rank, `settings.validations` times at even distances, the last time at the end.
         report: called on every rank at each validation, with the costs of training and validation so far, and some 200
             times a run without them.
+        signals: what a teacher says of a whole batch.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -134,13 +136,15 @@ def train(
             )
 
         optimizer.zero_grad(set_to_none=True)
-        output, count = _back_propagate(plan, step, tokens, encoder, loss, encoding, settings.activation_tokens, group)
+        output, count = _back_propagate(
+            plan, step, tokens, encoder, loss, encoding, settings.activation_tokens, group, signals
+        )
         if settings.clip is not None:
             nn.utils.clip_grad_norm_([*encoder.parameters(), *loss.parameters()], settings.clip)
         optimizer.step()
 
         losses.append(output.loss.detach())
-        _add(meter.training, count)
+        meter.training.include(count)
         done = step + 1
         at_validation = done in validation_steps
         if at_validation or done % report_every == 0:
@@ -158,7 +162,7 @@ def train(
                 began = time.perf_counter()
                 validated = validate(encoder, group)
                 score = validated.score
-                _add(meter.validation, validated.encoded)
+                meter.validation.include(validated.encoded)
                 meter.validation_seconds += time.perf_counter() - began
             point = Progress(
                 step=done,
@@ -224,6 +228,7 @@ def _back_propagate(
     encoding: Encoding,
     activation_tokens: int,
     group: Group,
+    signals: Callable[[Batch], Signals] | None,
 ) -> tuple[LossOutput, TokenCount]:
     """Give all parameters the gradient of the loss over the whole batch; a row that occurs twice in this rank's part is
     encoded once.
@@ -243,7 +248,7 @@ def _back_propagate(
         negatives=group.gather(n.view(B, K, -1)),
         relevant=torch.from_numpy(relevant).to(q.device) if relevant.any() else None,
     )
-    output = loss(embeddings)
+    output = loss(embeddings, signals(whole) if signals else None)
     output.loss.backward()
     cache.backward()
     group.sum_gradients(encoder.parameters())
@@ -259,9 +264,3 @@ def _batch(plan: BatchPlan, step: int, tokens: Tokens, workers: int) -> Batch:
     documents = tokens.documents.lengths
     sizes = tokens.queries.lengths[batch.queries] + documents[batch.positives] + documents[batch.negatives].sum(axis=1)
     return batch.balanced(sizes, workers)
-
-
-def _add(total: TokenCount, count: TokenCount) -> None:
-    total.tokens += count.tokens
-    total.padded += count.padded
-    total.flops += count.flops

@@ -40,6 +40,7 @@ def stage_of(workspace: Workspace, run: RunSpec) -> Stage:
         VERSION,
         {
             **workspace.training_inputs,
+            **(workspace.teaching.inputs(run) if workspace.teaching else {}),
             "loss": run.loss,
             "parameters": run.parameters,
             "training": run.training.model_dump(exclude={"checkpoint_seconds"}),
@@ -112,6 +113,7 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
         report=on_progress,
         checkpoints=Checkpoints(partial / "checkpoints"),
         group=group,
+        signals=workspace.teaching.signals(run) if workspace.teaching else None,
     )
     if group.rank == 0:
         _save(workspace, encoder, record(run, journal.read(), "finished"), partial)

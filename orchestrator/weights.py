@@ -6,6 +6,8 @@ import importlib.resources
 import importlib.util
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +53,16 @@ def keep(model: ModelFolder, store: Store) -> ModelFolder:
             shutil.copyfile(file, partial / file.name)
 
     return replace(model, path=store.stage("encoders", VERSION, inputs).build(copy))
+
+
+@contextmanager
+def placed(key: str) -> Iterator[None]:
+    """A UserError about `encoder` is one about the encoder at the YAML path `key`."""
+    try:
+        yield
+    except UserError as error:
+        where = error.where and error.where.replace("encoder", key, 1)
+        raise UserError(error.what, where=where, mend=error.mend) from error
 
 
 def locate(model: str) -> ModelFolder:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,11 +35,20 @@ from orchestrator.embeddings import Model, VectorSet, embed
 from orchestrator.encoder import BiEncoder, load_encoder, pad_id
 from orchestrator.encoding import Encoding, device
 from orchestrator.negatives import Sources
+from orchestrator.pair_scoring import PairScoring
+from orchestrator.teaching import Taught, Teaching
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
-from orchestrator.weights import ModelFolder, keep, locate
+from orchestrator.weights import ModelFolder, keep, locate, placed
 
-VERSION = 1  # of the check of an encoder
+VERSION = 2  # of the check of an encoder
+
+
+class LookedAt(NamedTuple):
+    """What loading an encoder tells: the most tokens that it takes, None where any number, and D."""
+
+    max_tokens: int | None
+    dimension: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Opened:
     model: ModelFolder
     miners: tuple[ModelFolder, ...] = ()  # of the sources of negatives that an encoder mines
     candidates: tuple[Path, ...] = ()  # of those that are read from a file
+    taught: Taught | None = None  # what the teacher said, where a recipe learns from one
 
 
 class Workspace:
@@ -79,6 +89,8 @@ class Workspace:
         workspace.collection = data.open_collection(opened.collection)
         workspace.model = opened.model
         workspace.sources.open(opened.miners, opened.candidates)
+        if workspace.teaching and opened.taught:
+            workspace.teaching.open(opened.taught)
         return workspace
 
     @property
@@ -88,7 +100,8 @@ class Workspace:
         experiment = self.experiment.model_copy(update={"store": str(self.store.root)})
         miners = tuple(miner.model for miner in self.sources.miners.values())
         candidates = tuple(self.sources.candidates.values())
-        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, miners, candidates)
+        taught = self.teaching.taught if self.teaching else None
+        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, miners, candidates, taught)
 
     @cached_property
     def collection(self) -> Collection:
@@ -156,22 +169,22 @@ class Workspace:
 
     def check_encoder(self) -> None:
         """Refuse an encoder that cannot be loaded as the experiment has it, or that does not take its lengths; of those
-        that mine as well.
+        that mine and teach as well.
 
         Raises:
             UserError: in either case.
         """
-        self._check_encoder("encoder")
+        self.check_own_encoder("encoder")
         for index, miner in self.sources.miners.items():
             if miner is not self:
-                miner._check_encoder(f"{self.sources.key(index)}.encoder")
+                miner.check_own_encoder(f"{self.sources.key(index)}.encoder")
+        if self.teaching:
+            self.teaching.check()
 
-    def _check_encoder(self, key: str) -> None:
-        try:
-            longest = self.longest
-        except UserError as error:
-            where = error.where and error.where.replace("encoder", key, 1)
-            raise UserError(error.what, where=where, mend=error.mend) from error
+    def check_own_encoder(self, key: str) -> None:
+        """Refuse the encoder; `key` is the YAML path that it is said at."""
+        with placed(key):
+            longest = self.looked_at.max_tokens
         for name in ("query_tokens", "document_tokens"):
             tokens = getattr(self.experiment.encoder, name)
             if longest is not None and tokens > longest:
@@ -182,8 +195,8 @@ class Workspace:
                 )
 
     @cached_property
-    def longest(self) -> int | None:
-        """The most tokens that the encoder takes. It is loaded to be asked, 3 s, once; then the store has it."""
+    def looked_at(self) -> LookedAt:
+        """What has to be known of the encoder. It is loaded to be asked, 3 s, once; then the store has it."""
         inputs = {
             "weights": self.model.fingerprint,
             "tokenizer": self.model.tokenizer_fingerprint,
@@ -192,11 +205,12 @@ class Workspace:
         }
 
         def ask(partial: Path) -> None:
-            (partial / "encoder.json").write_text(json.dumps({"max_tokens": self.load_encoder().max_tokens}))
+            encoder = self.load_encoder()
+            found = LookedAt(encoder.max_tokens, encoder.dimension)
+            (partial / "encoder.json").write_text(json.dumps(found._asdict()))
 
         folder = self.store.stage("encoder-checks", VERSION, inputs).build(ask)
-        longest: int | None = json.loads((folder / "encoder.json").read_text())["max_tokens"]
-        return longest
+        return LookedAt(**json.loads((folder / "encoder.json").read_text()))
 
     @cached_property
     def model(self) -> ModelFolder:
@@ -243,9 +257,17 @@ class Workspace:
         """What draws the negatives of the training queries."""
         return self.sources.negatives
 
+    @cached_property
+    def teaching(self) -> Teaching | None:
+        """What the recipes learn from beside the collection; None where none of them has a teacher."""
+        if self.experiment.teacher is None:
+            return None
+        teaching = Teaching(self, self.experiment.teacher)
+        return teaching if teaching.needs else None
+
     def with_encoder(self, encoder: EncoderSettings) -> Workspace:
         """The same collection and store with another encoder."""
-        changes = {"encoder": encoder, "negatives": NegativesSettings()}
+        changes = {"encoder": encoder, "negatives": NegativesSettings(), "teacher": None}
         other = Workspace(self.experiment.model_copy(update=changes), self._connect, self._on_shard)
         other.collection = self.collection
         return other
@@ -256,6 +278,19 @@ class Workspace:
         size = cluster.worker_size(self.experiment, available)
         return embed(
             self.store, wanted, size, available, self._connect, lambda done, total: self._on_shard(what, done, total)
+        )
+
+    def score(self, scoring: PairScoring) -> Path:
+        """The folder of a cross-encoder's scores, made likewise."""
+        available = cluster.resources()
+        size = cluster.worker_size(self.experiment, available)
+        return scoring.scores(
+            self.store,
+            self.collection,
+            size,
+            available,
+            self._connect,
+            lambda done, total: self._on_shard("the teacher scores", done, total),
         )
 
     @cached_property

@@ -1,8 +1,10 @@
 """The rows of a comparison: what each recipe reached, and what it cost to get there.
 
 Every cost is a query over the ledger: an entry belongs to the recipe that it names, and evaluation on the test split
-is left out because every recipe pays it alike. The speed-up of a parameter-free recipe over a tuned one is the device
-seconds of all runs that the tuned one needed, over those of all runs that the parameter-free one needed.
+is left out because every recipe pays it alike. What it cost to ask a teacher is in the ledger once, and each recipe
+that learns from it is charged all of it: that is what it takes to train the recipe alone. The speed-up of a
+parameter-free recipe over a tuned one is the device seconds of all runs that the tuned one needed, over those of all
+runs that the parameter-free one needed.
 """
 
 from __future__ import annotations
@@ -92,7 +94,11 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
-    own = [cost for cost in costs if cost.recipe == result.name and cost.stage != "evaluation"]
+    own = [
+        cost
+        for cost in costs
+        if (cost.recipe == result.name and cost.stage != "evaluation") or (cost.stage == "teaching" and result.taught)
+    ]
     winner = result.winning_trial
     states = [trial.state for trial in result.trials]
     return Row(

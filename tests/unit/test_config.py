@@ -98,6 +98,7 @@ def test_minimal_experiment_has_every_default():
             "per_query": 1,
             "mix": (),
         },
+        "teacher": None,
         "training": {
             "batch_size": 32,
             "epochs": 2,
@@ -255,7 +256,7 @@ def test_files_that_are_no_experiment(text, message):
          '1: name: must be letters, digits, "-", "_" and ".", beginning with a letter or digit, not ".."'),
         ("name: quickstart", "title: quickstart",
          '1: title: "title" is not a key here (and 1 more). Keys here: name, seed, collection, encoder, '
-         "negatives, training, recipes, evaluation, scaling, tracking, store."),
+         "negatives, teacher, training, recipes, evaluation, scaling, tracking, store."),
         ("name: quickstart\n", "", "1: name: is missing. Add it."),
         ("path: examples/scifact, ", "", "3: collection.path: is missing. Add it."),
         ("validation: 0.1", "validation: 1.0", "3: collection.validation: must be less than 1, not 1.0"),
@@ -327,7 +328,7 @@ def test_an_empty_section_is_not_its_defaults():
         ("arm-adaptve", '13: recipes.2: "arm-adaptve" is not a recipe here. Did you mean "arm-adaptive"?'),
         ("arm adaptive", '13: recipes.2: "arm adaptive" is not a recipe here. Did you mean "arm-adaptive"?'),
         ("{recipe: zzz}", '13: recipes.2.recipe: "zzz" is not a recipe here. Recipes here: arm-adaptive, '
-         "arm-distributed, static-margin, infonce, triplet."),
+         "arm-distributed, static-margin, infonce, triplet, margin-mse, score-kl, embedding-matching."),
         ("{name: mine}", "13: recipes.2.recipe: is missing. Add it."),
         ("{recipe: 3}", '13: recipes.2.recipe: must be text, not 3. Put it in quotes: "3".'),
         ("3", "13: recipes.2: must be a mapping of keys, not 3"),
@@ -429,7 +430,7 @@ def test_the_first_in_the_file_is_told_and_the_others_are_counted():
     text = changed("  - arm-adaptive", "  - nothing").replace("arm-distributed", "triplet")
     assert refusal(text) == (
         'x.yaml:13: recipes.2: "nothing" is not a recipe here (and 1 more). Recipes here: arm-adaptive, '
-        "arm-distributed, static-margin, infonce, triplet."
+        "arm-distributed, static-margin, infonce, triplet, margin-mse, score-kl, embedding-matching."
     )
 
 
@@ -512,11 +513,13 @@ def test_overrides_that_are_refused(override, message):
 KEYS = """name seed collection collection.path encoder.layers encoder.layers.1 encoder.dropout training training.epochs
 training.clip training.validations recipes recipes.0 recipes.2 recipes.9 recipes.0.recipe recipes.2.name recipes.2.loss
 recipes.2.loss.target recipes.2.loss.in_batch recipes.1.loss.temperature recipes.2.training recipes.2.training.clip
+teacher teacher.encoder teacher.scores.space teacher.cross_encoder.model
 recipes.1.tune recipes.1.tune.space recipes.1.tune.space.temperature recipes.1.tune.space.target
 recipes.1.tune.scheduler evaluation evaluation.measures evaluation.measures.0 evaluation.depth
 scaling.gpus_per_worker tracking tracking.experiment no.such.key"""
 VALUES = """null|1|-1|0.5|.inf|.nan|1e400|[]|{}|[1]|[1, 2, 2]|[a]|[[]]|{a: 1}|{1: 2}|{recipe: infonce}|[triplet]
-infonce|asha|rows|2024-01-31|0b_|!!int x|!!bool x|~|=|<<||''|nDCG@10|[nDCG@x]|[AP]
+infonce|asha|rows|margin-mse|{encoder: {model: m}}
+2024-01-31|0b_|!!int x|!!bool x|~|=|<<||''|nDCG@10|[nDCG@x]|[AP]
 *a|&a|&a [*a]|!!set {a}|!!binary aaa|{a|? a|b|{[1]: 2}|true"""
 
 
@@ -537,6 +540,61 @@ def test_whatever_is_set_either_loads_or_is_told_in_one_line(overrides):
         assert message.startswith(("x.yaml:", "--set "))
     else:
         assert isinstance(loaded, Experiment)
+
+
+# What is wrong with a teacher
+
+ENCODER = "{encoder: {model: m}}"
+CROSS = "{cross_encoder: {model: m}}"
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "message"),
+    [
+        ("margin-mse", [], "x.yaml:13: recipes.2: margin-mse learns from a teacher, and there is none. "
+         'Add a section such as "teacher: {encoder: {model: …}}".'),
+        ("embedding-matching", [f"teacher={CROSS}"], "x.yaml:13: recipes.2: embedding-matching needs teacher documents "
+         'and teacher queries, vectors that only an encoder has. Name one: "teacher: {encoder: {model: …}}".'),
+        ("{recipe: score-kl, loss: {in_batch: true, temperature: 1}}", [f"teacher={CROSS}"],
+         "x.yaml:13: recipes.2: score-kl needs teacher documents and teacher queries, vectors that only an encoder "
+         'has. Name one: "teacher: {encoder: {model: …}}".'),
+        ("margin-mse", [f"teacher={CROSS}"],
+         "x.yaml:13: recipes.2: margin-mse regresses a student's margins of cosines, at most 2 wide, on a "
+         "teacher's margins in logit scores. Set encoder.normalize to false, or take another teacher or recipe, "
+         "such as score-kl."),
+        ("{recipe: score-kl, loss: {temperature: 1}}",
+         ["teacher={scores: {path: s, space: probability}}", "encoder.normalize=false"],
+         "x.yaml:13: recipes.2: score-kl takes a softmax over a teacher's scores, and these are probabilities, not "
+         "logits. Take another teacher."),
+        ("margin-mse", ["teacher={}"],
+         "--set teacher: names no teacher. Give one of encoder, cross_encoder and scores."),
+        ("margin-mse", [f"teacher={ENCODER}", "teacher.cross_encoder={model: c}"],
+         "--set teacher: names encoder and cross_encoder. Give one of encoder, cross_encoder and scores."),
+        ("margin-mse", ["teacher={scores: {path: s, space: logits}}"],
+         '--set teacher.scores.space: must be "logit", "probability", "cosine" or "dot", not "logits". Did '
+         'you mean "logit"?'),
+        ("margin-mse", ["teacher={scores: {path: s}}"], "--set teacher.scores.space: is missing. Add it."),
+    ],
+)  # fmt: skip
+def test_teachers_that_are_refused(row, overrides, message):
+    assert refusal(QUICKSTART.replace("- arm-adaptive", f"- {row}"), *overrides) == message
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides"),
+    [
+        ("margin-mse", [f"teacher={ENCODER}"]),
+        ("margin-mse", [f"teacher={CROSS}", "encoder.normalize=false"]),
+        ("score-kl", [f"teacher={CROSS}"]),
+        ("{recipe: score-kl, loss: {in_batch: true}, tune: {}}", [f"teacher={ENCODER}"]),
+        ("embedding-matching", [f"teacher={ENCODER}"]),
+        ("arm-adaptive", [f"teacher={ENCODER}"]),
+    ],
+)
+def test_teachers_that_are_taken(row, overrides):
+    loaded = experiment(QUICKSTART.replace("- arm-adaptive", f"- {row}"), *overrides)
+    assert loaded.teacher is not None
+    assert experiment(resolved(loaded)) == loaded
 
 
 # The round trip

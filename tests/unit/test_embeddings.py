@@ -13,10 +13,10 @@ import pytest
 import tiny_flow
 
 from data import Stage
-from orchestrator import cluster, embeddings
+from orchestrator import cluster, embeddings, shards
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import load
-from orchestrator.embeddings import VectorSet, embed
+from orchestrator.embeddings import VectorsByRow, VectorSet, embed
 from orchestrator.evaluation import evaluate_all
 from orchestrator.workspace import Workspace
 
@@ -57,7 +57,7 @@ def test_where_it_encodes(
         asked.append(connect)
         raise AskedError
 
-    monkeypatch.setattr(embeddings, "run_shards", run_shards)
+    monkeypatch.setattr(shards, "run_shards", run_shards)
 
     def connect() -> None:
         raise AssertionError
@@ -101,8 +101,23 @@ def test_the_vectors_are_the_encoders_and_made_once(
     def make(*arguments: Any, **named: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(embeddings, "run_shards", make)
+    monkeypatch.setattr(shards, "run_shards", make)
     assert embed(workspace.store, wanted, size, there, None) == [documents, queries]
+
+
+def test_vectors_by_row(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "SHARD_TEXTS", 16)
+    model, tokens, chosen = workspace.starting_model, workspace.tokens, np.arange(1, 50, 2)
+    wanted = [VectorSet(model, tokens.documents, "fp32"), VectorSet(model, tokens.queries, "fp32", None, chosen)]
+    folders = embed(workspace.store, wanted, WorkerSize(1, 0.0), Resources(1, 0.0, 1, 0.0), None)
+    documents, queries = VectorsByRow(folders[0]), VectorsByRow(folders[1], chosen)
+    rows = np.array([[59, 0, 16], [15, 59, 31]])
+    np.testing.assert_array_equal(documents.take(rows), embeddings.opened(folders[0])[rows])
+    np.testing.assert_array_equal(queries.take(np.array([49, 1, 33])), embeddings.opened(folders[1])[[24, 0, 16]])
+    assert documents.take(np.empty((0, 3), np.int64)).shape == (0, 3, 32)
+    for missing in (0, 48, 50):
+        with pytest.raises(KeyError):
+            queries.take(np.array([1, missing]))
 
 
 def test_what_is_wanted_is_named_by_all_that_it_depends_on(workspace: Workspace) -> None:

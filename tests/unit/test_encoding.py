@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,3 +179,27 @@ def test_the_padding_id_of_the_experiment_reaches_the_encoder(tmp_path: Path) ->
     )
     Encoding(CPU, "fp32", 100, pad_id=1).embed(roberta, sequences([3, 1]))
     assert (seen[0][1, 1:] == 1).all()
+
+
+@pytest.mark.parametrize("limit", [20, 7])
+def test_smaller_chunks_where_the_memory_is_full(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, rows, tried = BiEncoder(model("bert"), "mean", True).eval(), sequences([9, 3, 7, 5, 6, 2, 8]), []
+    plain = Encoding._embed_chunks
+
+    def tight(self: Encoding, encoder: Any, chunks: Any, count: Any) -> Any:
+        tried.append(max(len(chunk) * len(chunk[0]) for chunk in chunks))
+        if tried[-1] > limit:
+            raise torch.OutOfMemoryError
+        return plain(self, encoder, chunks, count)
+
+    encoding, count = Encoding(torch.device("cpu"), "fp32", 100, pad_id=0), TokenCount()
+    expected = encoding.embed(encoder, rows, count)
+    monkeypatch.setattr(Encoding, "_embed_chunks", tight)
+    if limit < 9:
+        with pytest.raises(torch.OutOfMemoryError):
+            encoding.embed(encoder, rows)
+        return
+    again = TokenCount()
+    torch.testing.assert_close(encoding.embed(encoder, rows, again), expected)
+    assert tried[0] > limit >= tried[-1]
+    assert again.tokens == count.tokens == sum(map(len, rows))

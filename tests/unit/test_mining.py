@@ -11,7 +11,7 @@ import tiny_flow
 
 from data import PooledNegatives, UserError
 from data.store import manifest
-from orchestrator import cluster, embeddings
+from orchestrator import cluster, shards
 from orchestrator.cluster import Resources
 from orchestrator.config import load
 from orchestrator.evaluation import evaluate_all
@@ -98,13 +98,13 @@ def test_the_evaluation_reads_the_vectors_that_were_mined_with(mined: Any, monke
     workspace = mined()
     assert len(pool_of(workspace)[1]) == 32
     made: list[str] = []
-    run_shards = embeddings.run_shards
+    run_shards = shards.run_shards
 
-    def counted(shards: Any, *arguments: Any, **named: Any) -> None:
-        made.extend(str(shard.path) for shard in shards)
-        run_shards(shards, *arguments, **named)
+    def counted(missing: Any, *arguments: Any, **named: Any) -> None:
+        made.extend(str(shard.path) for shard in missing)
+        run_shards(missing, *arguments, **named)
 
-    monkeypatch.setattr(embeddings, "run_shards", counted)
+    monkeypatch.setattr(shards, "run_shards", counted)
     evaluate_all(workspace, {"untrained": workspace.starting_model})
     assert len(made) == 1  # the test queries
     cost = workspace.sources.ranking(0).cost

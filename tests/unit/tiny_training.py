@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from tiny import Memory, model, sequences
 
-from data import BatchPlan, Examples, Qrels, RandomNegatives
-from losses import Loss
+from data import Batch, BatchPlan, Examples, Qrels, RandomNegatives
+from losses import Loss, Signals
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import TrainingSettings
 from orchestrator.encoder import BiEncoder
@@ -37,6 +37,9 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "distributed": ("margin", {"target": "distributed"}),
     "infonce": ("infonce", {"temperature": 0.1}),
     "scaled": ("scaled", {}),  # has a parameter of its own
+    "margin-mse": ("margin-mse", {}),
+    "score-kl": ("score-kl", {"in_batch": True}),
+    "matching": ("embedding-matching", {}),
 }
 
 
@@ -65,6 +68,15 @@ def settings(**changes: Any) -> TrainingSettings:
         "checkpoint_seconds": 1000.0,
     }
     return TrainingSettings(**{**values, **changes})
+
+
+def signals(batch: Batch) -> Signals:
+    """What a teacher with fixed vectors says."""
+    generator = torch.Generator().manual_seed(11)
+    queries, documents = (torch.randn(count, 32, generator=generator) / 6 for count in (8, 14))
+    rows = np.concatenate([batch.positives[:, None], batch.negatives], axis=1)
+    q, d = queries[torch.from_numpy(batch.queries)], documents[torch.from_numpy(rows)]
+    return Signals(torch.einsum("bd,bcd->bc", q, d), q, d, "dot")
 
 
 def encoder(dropout: float = 0.0) -> BiEncoder:
@@ -128,6 +140,7 @@ def run(
         report=recorder,
         checkpoints=Checkpoints(folder),
         group=group,
+        signals=signals if "teacher_documents" in loss.needs or "teacher_scores" in loss.needs else None,
     )
     return trained
 

@@ -1,0 +1,150 @@
+"""A cross-encoder's scores of pairs, made in shards: what another set of pairs has of them is not made again."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data import Collection, Rows, Shard, Stage, Store, pair_scores
+from data.arrow import numbers, read_arrow, write_arrow
+from data.pair_scores import PairScores
+from orchestrator import shards
+from orchestrator.cluster import Resources, WorkerSize
+from orchestrator.cross_encoder import CrossEncoder, load_cross_encoder
+from orchestrator.encoder import pad_id
+from orchestrator.encoding import Encoding, device
+from orchestrator.records import Cost, costs_from_json, to_json
+from orchestrator.training import Tokens
+
+SHARD_PAIRS = 2048
+COST = "cost.json"
+_PLAN = "plan"  # of a partial stage: which pairs are to be made, and what is known of the others
+
+
+@dataclass(frozen=True, eq=False)
+class PairScoring:
+    """The scores of some pairs under a cross-encoder.
+
+    Args:
+        identity: all that a score depends on but the texts.
+        folder: the model.
+        tokens: of the texts, under the model's tokenizer.
+        pairs: ascending, as `data.pair_scores.pairs_of` numbers them.
+    """
+
+    identity: Mapping[str, Any]
+    folder: Path
+    tokens: Tokens
+    pairs: Rows
+    precision: str
+    token_budget: int | None
+
+    def stage(self, store: Store, collection: Collection) -> Stage:
+        """Where they are kept."""
+        return pair_scores.scores_stage(store, collection, self.identity, self.pairs)
+
+    def scores(
+        self,
+        store: Store,
+        collection: Collection,
+        size: WorkerSize,
+        available: Resources,
+        connect: Callable[[], object] | None,
+        on_shard: Callable[[int, int], None],
+    ) -> Path:
+        """The folder of the finished stage; a killed call goes on at the next shard."""
+        stage = self.stage(store, collection)
+
+        def make(partial: Path) -> None:
+            missing, known, reused = self._plan(stage, partial)
+            numbered = [Shard(partial, number) for number in range(math.ceil(len(missing) / SHARD_PAIRS))]
+            arguments = {
+                "folder": self.folder,
+                "tokens": self.tokens,
+                "pairs": partial / _PLAN / "missing.arrow",
+                "precision": self.precision,
+                "token_budget": self.token_budget,
+            }
+            shards.run(numbered, ScoreShard, arguments, size, available, connect, on_shard)
+            made = [numbers(read_arrow(shard.path)["score"]) for shard in numbered]
+            pairs = np.concatenate([numbers(known["pair"]), missing])
+            pair_scores.write_scores(partial, pairs, np.concatenate([numbers(known["score"]), *made]))
+            cost = shards.total([*shards.costs(partial), *reused], "teaching")
+            (partial / COST).write_text(json.dumps(to_json(cost)), encoding="utf-8")
+            for shard in numbered:
+                shard.path.unlink()
+            shutil.rmtree(partial / _PLAN)
+
+        return stage.build(make)
+
+    def _plan(self, stage: Stage, partial: Path) -> tuple[Rows, pa.Table, list[Cost]]:
+        """The pairs that are to be made, the scores of the others, and the share of their cost; settled once a stage,
+        since what other stages hold may change while this one is made.
+        """
+        folder = partial / _PLAN
+        if not folder.is_dir():
+            draft = partial / f"{_PLAN}.draft"
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            known = pair_scores.known(stage, self.pairs)
+            missing = np.setdiff1d(self.pairs, known.pairs, assume_unique=True)
+            write_arrow(pa.table({"pair": missing}), draft / "missing.arrow")
+            write_arrow(pa.table({"pair": known.pairs, "score": known.scores}), draft / "known.arrow")
+            reused = [_share(cost(folder), count / len(PairScores(folder))) for folder, count in known.used.items()]
+            (draft / COST).write_text(json.dumps([to_json(each) for each in reused]), encoding="utf-8")
+            draft.rename(folder)
+        costs = costs_from_json(json.loads((folder / COST).read_text(encoding="utf-8")))
+        return numbers(read_arrow(folder / "missing.arrow")["pair"]), read_arrow(folder / "known.arrow"), list(costs)
+
+
+def cost(folder: Path) -> Cost:
+    """What the scores in a finished stage cost; of those that were taken over from another stage, their share there."""
+    (found,) = costs_from_json([json.loads((folder / COST).read_text(encoding="utf-8"))])
+    return found
+
+
+def _share(cost: Cost, share: float) -> Cost:
+    return replace(
+        cost,
+        device_seconds=cost.device_seconds * share,
+        wall_seconds=cost.wall_seconds * share,
+        examples=round(cost.examples * share),
+        tokens=round(cost.tokens * share),
+        flops=cost.flops * share,
+    )
+
+
+class ScoreShard:
+    """The worker: the scores of a shard's pairs, and what they cost in the table's metadata."""
+
+    def __init__(
+        self, folder: Path, tokens: Tokens, pairs: Path, precision: str, token_budget: int | None, threads: int
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._tokens, self._pairs = tokens, numbers(read_arrow(pairs)["pair"])
+        self._model: CrossEncoder = load_cross_encoder(folder).to(device())
+        self._encoding = Encoding.on(device(), precision, token_budget, pad_id(folder))
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        meter = shards.Meter(self._encoding.device.type)
+        pairs = self._pairs[shard.number * SHARD_PAIRS : (shard.number + 1) * SHARD_PAIRS]
+        queries, documents = np.divmod(pairs, len(self._tokens.documents))
+        layout = self._model.layout
+        sequences = [
+            layout.join(query, document)
+            for query, document in zip(
+                self._tokens.queries.take(queries), self._tokens.documents.take(documents), strict=True
+            )
+        ]
+        scores = self._encoding.embed(self._model, sequences, meter.count)[:, 0].cpu().numpy()
+        return meter.into(pa.table({"score": scores}), len(pairs))

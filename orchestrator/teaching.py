@@ -1,0 +1,279 @@
+"""What a teacher says of the batches of a training run: vectors of texts, scores of pairs; made once, read by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from data import Batch, Rows, Stage, UserError, file_digest, pair_scores
+from data.pair_scores import PairScores, Space
+from losses import Signals
+from orchestrator import embeddings, pair_scoring
+from orchestrator.config_schema import EncoderSettings, TeacherSettings
+from orchestrator.cross_encoder import load_cross_encoder
+from orchestrator.embeddings import VectorsByRow, VectorSet
+from orchestrator.pair_scoring import PairScoring
+from orchestrator.records import Cost
+from orchestrator.runs import RunSpec, runs_of
+from orchestrator.weights import placed
+
+if TYPE_CHECKING:
+    from orchestrator.workspace import Workspace
+
+VERSION = 1  # of the check of a cross-encoder
+SCORES, QUERIES, DOCUMENTS = "teacher_scores", "teacher_queries", "teacher_documents"
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a worker opens: how the teacher is known, as JSON, and the folders of the store by what is in them."""
+
+    identity: str
+    folders: tuple[tuple[str, Path], ...]
+
+
+class Teaching:
+    """The teacher of an experiment."""
+
+    def __init__(self, workspace: Workspace, settings: TeacherSettings) -> None:
+        self._workspace, self._settings = workspace, settings
+
+    def open(self, taught: Taught) -> None:
+        """Take what the driver made: a worker reads the store and nothing else."""
+        self.identity, self.folders = json.loads(taught.identity), dict(taught.folders)
+
+    @property
+    def space(self) -> Space:
+        """What a score of the teacher is."""
+        return self._settings.space
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """What the losses of the experiment need of a teacher, all runs together."""
+        return frozenset().union(*(run.teacher_needs for run in self._runs))
+
+    @property
+    def _runs(self) -> list[RunSpec]:
+        experiment = self._workspace.experiment
+        return [run for row in experiment.recipes for run in runs_of(experiment, row)]
+
+    @cached_property
+    def model(self) -> Workspace:
+        """The collection and the store with the teacher's own texts: its tokenizer, its lengths."""
+        settings = self._settings.encoder or self._settings.cross_encoder
+        assert settings is not None
+        return self._workspace.with_encoder(
+            settings
+            if isinstance(settings, EncoderSettings)
+            else EncoderSettings(**settings.model_dump())  # of which the lengths and the model are read
+        )
+
+    def check(self) -> None:
+        """Refuse a teacher that cannot be loaded, that does not take the lengths, or whose vectors do not fit.
+
+        Raises:
+            UserError: in any of these cases.
+        """
+        if self._settings.scores is not None:
+            self._score_file  # noqa: B018 - refuses a path that is no file
+        elif self._settings.encoder is not None:
+            self.model.check_own_encoder("teacher.encoder")
+            dimensions = self.model.looked_at.dimension, self._workspace.looked_at.dimension
+            if dimensions[0] != dimensions[1] and any(run.build_loss().matches_vectors for run in self._runs):
+                raise UserError(
+                    "vectors of {} dimensions cannot be matched by an encoder of {}".format(*dimensions),
+                    where="teacher.encoder.model",
+                    mend="Take a teacher of as many dimensions, or a recipe that learns from its scores.",
+                )
+        else:
+            self._check_cross_encoder()
+
+    def _check_cross_encoder(self) -> None:
+        key, settings = "teacher.cross_encoder", self._settings.cross_encoder
+        assert settings is not None
+        with placed(key):
+            model = self.model.model
+            inputs = {"weights": model.fingerprint, "tokenizer": model.tokenizer_fingerprint}
+
+            def ask(partial: Path) -> None:
+                found = load_cross_encoder(model.path)
+                value = {"max_tokens": found.max_tokens, "longer": found.layout.longer}
+                (partial / "encoder.json").write_text(json.dumps(value))
+
+            folder = self._workspace.store.stage("cross-encoder-checks", VERSION, inputs).build(ask)
+        found = json.loads((folder / "encoder.json").read_text())
+        pair = settings.query_tokens + settings.document_tokens + found["longer"]
+        if found["max_tokens"] is not None and pair > found["max_tokens"]:
+            rest = found["max_tokens"] - settings.query_tokens - found["longer"]
+            raise UserError(
+                f"a pair has up to {pair} tokens, more than the {found['max_tokens']} that this cross-encoder takes",
+                where=f"{key}.document_tokens",
+                mend=f"Lower it to {rest} or less.",
+            )
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """All that the teacher's answers depend on but the texts."""
+        settings, training = self._settings, self._workspace.experiment.training
+        if settings.scores is not None:
+            return {"file": file_digest(self._score_file), "space": settings.space}
+        how = training.model_dump(include={"precision", "token_budget"})
+        if settings.encoder is not None:
+            return {"encoder": self.model.encoder_inputs, **how}
+        assert settings.cross_encoder is not None
+        model = self.model.model
+        lengths = settings.cross_encoder.model_dump(exclude={"model"})
+        return {"cross_encoder": model.fingerprint, "tokenizer": model.tokenizer_fingerprint, **lengths, **how}
+
+    @property
+    def _score_file(self) -> Path:
+        assert self._settings.scores is not None
+        file = Path(self._settings.scores.path).expanduser()
+        if not file.is_file():
+            raise UserError(f"{file} is no file", where="teacher.scores.path", mend=pair_scores.FORMS)
+        return file
+
+    @cached_property
+    def folders(self) -> Mapping[str, Path]:
+        """The finished stages by what is in them, made unless they are there."""
+        if self._settings.encoder is not None:
+            sets = self.vector_sets
+            return dict(zip(sets, self._workspace.embed(list(sets.values()), "the teacher encodes"), strict=True))
+        workspace = self._workspace
+        if self._settings.scores is not None:
+            where = "teacher.scores.path"
+            arguments = self._score_file, self._settings.space, self.pairs, where
+            return {SCORES: pair_scores.read_scores(workspace.store, workspace.collection, *arguments)}
+        return {SCORES: workspace.score(self.scoring)}
+
+    @property
+    def _vectors(self) -> list[str]:
+        """Whose vectors a bi-encoder has to make; its scores are their products."""
+        return [each for each in (QUERIES, DOCUMENTS) if self.needs & {SCORES, each}]
+
+    @property
+    def vector_sets(self) -> dict[str, VectorSet]:
+        """What a bi-encoder has to encode: the training queries, and, where a loss asks for more, all documents."""
+        training, model = self._workspace.experiment.training, self.model.starting_model
+        budget, sets = training.token_budget, {}
+        if QUERIES in self._vectors:
+            sets[QUERIES] = VectorSet(model, self.model.tokens.queries, "fp32", budget, self._training_queries)
+        if DOCUMENTS in self._vectors:
+            sets[DOCUMENTS] = VectorSet(model, self.model.tokens.documents, training.precision, budget)
+        return sets
+
+    @property
+    def scoring(self) -> PairScoring:
+        """What a cross-encoder has to score."""
+        training, model = self._workspace.experiment.training, self.model.model
+        how = training.precision, training.token_budget
+        return PairScoring(self.identity, model.path, self.model.tokens, self.pairs, *how)
+
+    @property
+    def stages(self) -> list[Stage] | None:
+        """Where the answers are kept; None where tokens or negatives have to be made to know it."""
+        workspace = self._workspace
+        if self._settings.scores is None and not all(stage.done for stage in self.model.token_stages.values()):
+            return None
+        if self._settings.encoder is not None:
+            return [each.stage(workspace.store) for each in self.vector_sets.values()]
+        if not workspace.sources.ranked:
+            return None
+        return [pair_scores.scores_stage(workspace.store, workspace.collection, self.identity, self.pairs)]
+
+    @property
+    def in_words(self) -> str:
+        """Who teaches, and what."""
+        settings = self._settings
+        if settings.encoder is not None:
+            texts = {QUERIES: "the training queries", DOCUMENTS: "all documents"}
+            what = "vectors of " + " and ".join(texts[each] for each in self._vectors)
+            return f"{what}, {settings.encoder.model}" + (f" (scores: {self.space})" if SCORES in self.needs else "")
+        source = settings.cross_encoder.model if settings.cross_encoder else settings.scores and settings.scores.path
+        return f"scores of the pairs that training meets, {source} ({self.space})"
+
+    @cached_property
+    def pairs(self) -> Rows:
+        """The pairs that training meets, in all runs that need their scores; ascending."""
+        workspace = self._workspace
+
+        def batches() -> Iterator[tuple[Rows, Rows]]:
+            plans = {}
+            for run in self._runs:
+                if SCORES in run.teacher_needs:
+                    plans[run.training.batch_size, run.training.epochs] = run.training
+            for training in plans.values():
+                plan = workspace.plan(training)
+                for step in range(plan.total_steps):
+                    batch = plan.batch(step)
+                    yield batch.queries, _documents(batch)
+
+        return pair_scores.distinct_pairs(batches(), workspace.collection.documents.num_rows)
+
+    @property
+    def taught(self) -> Taught:
+        """What a worker needs."""
+        return Taught(json.dumps(self.identity), tuple(self.folders.items()))
+
+    def inputs(self, run: RunSpec) -> Mapping[str, Any]:
+        """What a run depends on here: nothing where its loss asks no teacher."""
+        return {"teacher": self.identity} if run.teacher_needs else {}
+
+    def signals(self, run: RunSpec) -> Callable[[Batch], Signals] | None:
+        """What the teacher says of a batch; None where the loss asks nothing of it."""
+        needs = run.teacher_needs
+        if not needs:
+            return None
+        if self._settings.encoder is None:
+            return self._scored()
+        queries = documents = None
+        if needs & {SCORES, QUERIES}:
+            queries = VectorsByRow(self.folders[QUERIES], self._training_queries)
+        if needs & {SCORES, DOCUMENTS}:
+            documents = VectorsByRow(self.folders[DOCUMENTS])
+
+        def say(batch: Batch) -> Signals:
+            q = torch.from_numpy(queries.take(batch.queries)) if queries and needs & {SCORES, QUERIES} else None
+            d = (
+                torch.from_numpy(documents.take(_documents(batch)))
+                if documents and needs & {SCORES, DOCUMENTS}
+                else None
+            )
+            scores = torch.einsum("bd,bcd->bc", q, d) if SCORES in needs and q is not None and d is not None else None
+            return Signals(scores, q, d, self.space)
+
+        return say
+
+    def _scored(self) -> Callable[[Batch], Signals]:
+        scores, documents = PairScores(self.folders[SCORES]), self._workspace.collection.documents.num_rows
+
+        def say(batch: Batch) -> Signals:
+            pairs = pair_scores.pairs_of(batch.queries, _documents(batch), documents)
+            return Signals(scores=torch.from_numpy(scores.take(pairs)), space=self.space)
+
+        return say
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it cost to ask the teacher; None for scores that others made."""
+        if self._settings.scores is not None or not self.folders:
+            return None
+        if self._settings.encoder is not None:
+            return embeddings.cost(list(self.folders.values()), "teaching")
+        return pair_scoring.cost(self.folders[SCORES])
+
+    @property
+    def _training_queries(self) -> Rows:
+        return np.unique(self._workspace.split[0].relevant.query_row)
+
+
+def _documents(batch: Batch) -> Rows:
+    """The documents of each query, its positive first: (B, 1 + K)."""
+    return np.concatenate([batch.positives[:, None], batch.negatives], axis=1)

@@ -1,0 +1,323 @@
+"""The teacher's answers: equal to what its model says of each text and pair, made once, by whoever reads the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_flow
+import torch
+import transformers
+
+from data import UserError
+from data.pair_scores import PairScores
+from data.store import manifest
+from orchestrator import cluster, pair_scoring
+from orchestrator.cluster import Resources
+from orchestrator.config import load
+from orchestrator.pair_scoring import ScoreShard
+from orchestrator.runs import RunSpec, runs_of
+from orchestrator.trial import JOURNAL, read_trial, run_trial, stage_of
+from orchestrator.workspace import Workspace
+
+TEACHERS = {
+    "encoder": "{{encoder: {{model: {model}, query_tokens: 16, document_tokens: 24}}}}",
+    "cross": "{{cross_encoder: {{model: {cross}, query_tokens: 12, document_tokens: 14}}}}",
+    "file": "{{scores: {{path: {scores}, space: logit}}}}",
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
+
+
+@pytest.fixture(scope="session")
+def cross(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A cross-encoder of random weights that knows the words of the tiny collection."""
+    folder = tmp_path_factory.mktemp("cross") / "model"
+    torch.manual_seed(1)
+    settings = transformers.BertConfig(
+        vocab_size=len((tiny_model / "vocab.txt").read_text().split("\n")),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+        num_labels=1,
+    )
+    transformers.BertForSequenceClassification(settings).save_pretrained(folder)
+    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / file, folder / file)
+    return folder
+
+
+Make = Callable[..., Workspace]
+
+
+@pytest.fixture
+def taught(tmp_path: Path, tiny_collection: Path, tiny_model: Path, cross: Path) -> Make:
+    path = tiny_flow.write_experiment(tmp_path, tiny_collection, tiny_model)
+    places = {"model": tiny_model, "cross": cross, "scores": tmp_path / "scores.jsonl"}
+
+    def make(teacher: str | None, recipes: str, *settings: str) -> Workspace:
+        named = [f"teacher={TEACHERS.get(teacher, teacher).format(**places)}"] if teacher else []
+        return Workspace(load(path, [*named, f"recipes={recipes}", "negatives.per_query=2", *settings]))
+
+    return make
+
+
+def run_of(workspace: Workspace, row: int = 0) -> RunSpec:
+    return runs_of(workspace.experiment, workspace.experiment.recipes[row])[0]
+
+
+def signals(workspace: Workspace, row: int = 0, step: int = 0) -> Any:
+    run = run_of(workspace, row)
+    assert workspace.teaching is not None
+    say = workspace.teaching.signals(run)
+    assert say is not None
+    batch = workspace.plan(run.training).batch(step)
+    return batch, say(batch)
+
+
+def logits_of(cross: Path, workspace: Workspace, query: int, document: int) -> float:
+    tokens = transformers.AutoTokenizer.from_pretrained(cross)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(cross).eval()
+    texts = workspace.collection
+    pair = texts.queries["text"][query].as_py(), texts.documents["text"][document].as_py()
+    with torch.no_grad():
+        return float(model(**tokens(*pair, return_tensors="pt")).logits)
+
+
+def test_a_bi_encoder_says_what_its_vectors_say(taught: Make) -> None:
+    workspace = taught("encoder", "[margin-mse, {recipe: score-kl, loss: {in_batch: true}}]")
+    encoder, encoding = workspace.load_encoder(), workspace.encoding("fp32", None)
+    for row, step in ((0, 0), (1, 3)):
+        batch, said = signals(workspace, row, step)
+        rows = np.concatenate([batch.positives[:, None], batch.negatives], axis=1)
+        q = encoding.embed(encoder, workspace.tokens.queries.take(batch.queries))
+        d = encoding.embed(encoder, workspace.tokens.documents.take(rows.ravel())).view(8, 3, -1)
+        torch.testing.assert_close(said.queries, q, atol=1e-6, rtol=0)
+        torch.testing.assert_close(said.documents, d, atol=1e-6, rtol=0)
+        if row == 0:
+            torch.testing.assert_close(said.scores, torch.einsum("bd,bcd->bc", q, d), atol=1e-5, rtol=0)
+    assert said.space == "cosine"
+
+
+def test_only_what_is_asked_for_is_encoded(taught: Make) -> None:
+    workspace = taught("encoder", "[{recipe: embedding-matching, loss: {side: query}}]")
+    assert workspace.teaching is not None
+    assert list(workspace.teaching.folders) == ["teacher_queries"]
+    assert workspace.teaching.cost.examples == 32  # the training queries, none of the validation's
+    _, said = signals(workspace)
+    assert (said.scores, said.documents) == (None, None)
+    assert workspace.teaching.in_words.startswith("vectors of the training queries, /")
+
+
+@pytest.mark.parametrize("recipe", ["margin-mse", "{recipe: score-kl, loss: {in_batch: true}}", "embedding-matching"])
+def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(taught: Make, recipe: str) -> None:
+    workspace = taught("encoder", f"[{recipe}]", "training.warmup=0.9", "training.learning_rate=1e-12")
+    run, points = run_of(workspace), []
+    if run.loss == "score-kl":
+        run = RunSpec(**{**vars(run), "parameters": {"temperature": 0.05, "in_batch": True}})
+    assert workspace.teaching is not None
+    workspace.teaching.folders  # noqa: B018 - the driver's part
+    run_trial(workspace, run, points.append)
+    trial = read_trial(stage_of(workspace, run), run)
+    assert len(trial.curve) == 8
+    assert max(point.loss for point in trial.curve) < 1e-5
+
+
+def test_a_cross_encoder_says_what_it_says_of_each_pair(taught: Make, cross: Path) -> None:
+    recipes = "[margin-mse, {recipe: margin-mse, name: other, training: {batch_size: 4, epochs: 1}}, arm-adaptive]"
+    workspace = taught("cross", recipes, "encoder.normalize=false")
+    for row, steps in ((0, 8), (1, 8)):
+        for step in range(steps):  # every batch of either row is served
+            batch, said = signals(workspace, row, step)
+    assert (said.scores.shape, said.queries, said.space) == ((4, 3), None, "logit")
+    documents = np.concatenate([batch.positives[:, None], batch.negatives], axis=1)
+    for query, rows, scores in zip(batch.queries.tolist(), documents.tolist(), said.scores.tolist(), strict=True):
+        expected = [logits_of(cross, workspace, query, row) for row in rows]
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert workspace.teaching is not None
+    assert workspace.teaching.cost.examples == len(workspace.teaching.pairs)
+    assert workspace.teaching.cost.flops > 0
+
+
+def test_pairs_that_another_experiment_has_scored_are_not_scored_again(
+    taught: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+    plain = ScoreShard.__call__
+
+    def counting(self: ScoreShard, shard: Any) -> Any:
+        made = plain(self, shard)
+        scored.append(len(made))
+        return made
+
+    monkeypatch.setattr(ScoreShard, "__call__", counting)
+    first = taught("cross", "[margin-mse]", "encoder.normalize=false").teaching
+    again = taught("cross", "[margin-mse]", "encoder.normalize=false", "training.epochs=4").teaching
+    assert first is not None
+    assert again is not None
+    before = PairScores(first.folders["teacher_scores"])
+    assert scored == [len(first.pairs)]
+    after = PairScores(again.folders["teacher_scores"])
+    fresh = np.setdiff1d(again.pairs, first.pairs)
+    assert 0 < len(fresh) < len(again.pairs)
+    assert scored == [len(first.pairs), len(fresh)]
+    shared = np.intersect1d(first.pairs, again.pairs)
+    assert after.take(shared).tolist() == before.take(shared).tolist()
+    assert again.cost.examples == len(again.pairs)
+    share = len(shared) / len(first.pairs)
+    assert again.cost.device_seconds > first.cost.device_seconds * share
+    # In another store everything is new, and says the same.
+    alone = taught("cross", "[margin-mse]", "encoder.normalize=false", "training.epochs=4", "store=other").teaching
+    monkeypatch.chdir(first.folders["teacher_scores"].parents[2])
+    assert alone is not None
+    whole = PairScores(alone.folders["teacher_scores"])
+    np.testing.assert_allclose(whole.take(again.pairs), after.take(again.pairs), atol=1e-5)
+
+
+def test_a_killed_teacher_goes_on_at_the_next_shard(taught: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_scoring, "SHARD_PAIRS", 32)
+    made: list[int] = []
+    plain, alive = ScoreShard.__call__, [2]
+
+    def failing(self: ScoreShard, shard: Any) -> Any:
+        if not alive[0]:
+            raise KeyboardInterrupt
+        alive[0] -= 1
+        made.append(shard.number)
+        return plain(self, shard)
+
+    monkeypatch.setattr(ScoreShard, "__call__", failing)
+    killed = taught("cross", "[margin-mse]", "encoder.normalize=false").teaching
+    assert killed is not None
+    with pytest.raises(KeyboardInterrupt):
+        killed.folders  # noqa: B018
+    alive[0] = 1000
+    folder = taught("cross", "[margin-mse]", "encoder.normalize=false").teaching.folders["teacher_scores"]
+    assert made == list(range(len(made)))
+    assert len(made) > 3
+    assert sorted(manifest(folder)["files"]) == ["cost.json", "scores.arrow"]
+    monkeypatch.setattr(ScoreShard, "__call__", plain)
+    other = taught("cross", "[margin-mse]", "encoder.normalize=false", f"store={folder.parents[1]}-2").teaching
+    whole = PairScores(other.folders["teacher_scores"])
+    assert PairScores(folder).take(killed.pairs).tolist() == whole.take(killed.pairs).tolist()
+
+
+def test_a_worker_reads_the_store_and_nothing_else(taught: Make, tmp_path: Path, tiny_model: Path, cross: Path) -> None:
+    for kind, model in (("encoder", tiny_model), ("cross", cross)):
+        here = tmp_path / kind
+        shutil.copytree(model, here)
+        key = "encoder" if kind == "encoder" else "cross_encoder"
+        teacher = f"{{{{{key}: {{{{model: {here}, query_tokens: 12, document_tokens: 14}}}}}}}}"
+        workspace = taught(teacher, "[margin-mse]", "encoder.normalize=false", f"store={tmp_path / kind}-store")
+        opened, run = workspace.opened, run_of(workspace)
+        hash(opened)  # a worker keeps workspaces by it
+        shutil.rmtree(here)
+        there = Workspace.of(opened)
+        for step in (0, 5):
+            said = [signals(each, 0, step)[1].scores for each in (workspace, there)]
+            torch.testing.assert_close(*said, atol=0, rtol=0)
+        assert stage_of(there, run).fingerprint == stage_of(workspace, run).fingerprint
+
+
+def test_scores_that_others_made(taught: Make, tmp_path: Path) -> None:
+    file = tmp_path / "scores.jsonl"
+    file.write_text('{"query_id": "q0", "scores": {"d0": 1}}\n')
+    workspace = taught("file", "[{recipe: score-kl, loss: {temperature: 1, teacher_temperature: 2}}]")
+    with pytest.raises(UserError, match=r"scores\.jsonl: \d+ of the \d+ pairs that training meets have no score"):
+        workspace.teaching.folders  # noqa: B018
+    every = {f"d{row}": row / 10 for row in range(tiny_flow.DOCUMENTS)}
+    lines = [{"query_id": f"q{row}", "scores": {id_: score + row for id_, score in every.items()}} for row in range(50)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    workspace = taught("file", "[{recipe: score-kl, loss: {temperature: 1, teacher_temperature: 2}}]")
+    batch, said = signals(workspace)
+    ids = workspace.collection.queries["query_id"].to_pylist()
+    names = workspace.collection.document_ids
+    rows = np.concatenate([batch.positives[:, None], batch.negatives], axis=1)
+    expected = [
+        [int(names[row][1:]) / 10 + int(ids[query][1:]) for row in of]
+        for query, of in zip(batch.queries.tolist(), rows.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(said.scores, expected, rtol=1e-6)
+    assert workspace.teaching.cost is None
+
+
+def test_a_run_is_named_by_its_teacher_where_it_has_one(taught: Make) -> None:
+    recipes = "[margin-mse, arm-adaptive]"
+    fingerprints = [
+        [stage_of(workspace, run_of(workspace, row)).fingerprint for row in (0, 1)]
+        for workspace in (
+            taught("encoder", recipes, "encoder.normalize=false"),
+            taught("cross", recipes, "encoder.normalize=false"),
+        )
+    ]
+    assert fingerprints[0][0] != fingerprints[1][0]
+    assert fingerprints[0][1] == fingerprints[1][1]
+    alone = taught(None, "[arm-adaptive]", "encoder.normalize=false")
+    assert stage_of(alone, run_of(alone)).fingerprint == fingerprints[0][1]
+    assert taught("encoder", "[arm-adaptive]").teaching is None  # nobody learns from it
+
+
+@pytest.mark.parametrize(
+    ("teacher", "recipe", "settings", "message"),
+    [
+        (
+            "{{cross_encoder: {{model: {cross}, query_tokens: 16, document_tokens: 24}}}}",
+            "score-kl",
+            ("recipes.0={recipe: score-kl, loss: {temperature: 1}}",),
+            "teacher.cross_encoder.document_tokens: a pair has up to 39 tokens, more than the 32 that this "
+            "cross-encoder takes. Lower it to 17 or less.",
+        ),
+        (
+            "{{cross_encoder: {{model: {model}}}}}",
+            "score-kl",
+            ("recipes.0={recipe: score-kl, loss: {temperature: 1}}",),
+            "teacher.cross_encoder.model: ",
+        ),
+        (
+            "{{encoder: {{model: {model}, query_tokens: 16, document_tokens: 99}}}}",
+            "margin-mse",
+            (),
+            "teacher.encoder.document_tokens: 99 tokens are more than the 32 that this encoder takes.",
+        ),
+        ("{{encoder: {{model: nowhere}}}}", "margin-mse", (), 'teacher.encoder.model: "nowhere" is no model'),
+        ("file", "{recipe: score-kl, loss: {temperature: 1}}", (), "teacher.scores.path: "),
+    ],
+)
+def test_teachers_that_are_refused(taught: Make, teacher: str, recipe: str, settings: Any, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        taught(teacher, f"[{recipe}]", *settings).check_encoder()
+    assert str(refused.value).startswith(message)
+
+
+def test_vectors_of_another_dimension_are_refused(taught: Make, tmp_path: Path, tiny_model: Path) -> None:
+    other = tmp_path / "wide"
+    shutil.copytree(tiny_model, other)
+    settings = transformers.BertConfig.from_pretrained(tiny_model)
+    settings.hidden_size = 48
+    transformers.BertModel(settings).save_pretrained(other)
+    teacher = f"{{{{encoder: {{{{model: {other}, query_tokens: 16, document_tokens: 24}}}}}}}}"
+    taught(teacher, "[margin-mse]").check_encoder()
+    with pytest.raises(UserError) as refused:
+        taught(teacher, "[embedding-matching]").check_encoder()
+    what = "teacher.encoder.model: vectors of 48 dimensions cannot be matched by an encoder of 32."
+    assert str(refused.value).startswith(what)
+
+
+def test_the_journal_has_what_the_loss_says_of_the_teacher(taught: Make) -> None:
+    workspace = taught("encoder", "[margin-mse]")
+    workspace.teaching.folders  # noqa: B018
+    run = run_of(workspace)
+    run_trial(workspace, run, lambda point: None)
+    lines = (stage_of(workspace, run).path / JOURNAL).read_text().splitlines()
+    assert {"margin", "target", "agreement"} == set(json.loads(lines[-1])["point"]["diagnostics"])
