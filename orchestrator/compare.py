@@ -277,7 +277,9 @@ class Job:
         seconds = sum(manifest(shards.folder)["seconds"] for shards in (tokens.queries, tokens.documents))
         examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
         tokenizing = Cost(stage="tokenizing", device_seconds=seconds, wall_seconds=seconds, examples=examples)
-        mining = [self.workspace.sources.ranking(index).cost for index in self.workspace.sources.miners]
+        sources = self.workspace.sources
+        mining = [sources.ranking(index).cost for index in sources.miners]
+        mining += [sources.check_cost(index) for index in sources.checkers]
         taught = self.workspace.teaching.cost if self.workspace.teaching else None
         return [tokenizing, *mining, *([taught] if taught else [])]
 

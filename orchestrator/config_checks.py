@@ -56,6 +56,7 @@ def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Probl
         ("encoder", ("mined",)),
         ("absolute_margin", ("mined",)),
         ("relative_margin", ("mined",)),
+        ("check", ranked),
     ):
         if key in _said(source) and source.source not in sources:
             yield Problem(

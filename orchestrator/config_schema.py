@@ -131,6 +131,21 @@ class EncoderSettings(Section):
     dropout: Share = 0.0
 
 
+class CrossEncoderSettings(Section):
+    """A model for sequence classification that reads query and document together; `model` as of an encoder."""
+
+    model: Text
+    query_tokens: Annotated[int, Field(ge=3)] = 64
+    document_tokens: Annotated[int, Field(ge=3)] = 256
+
+
+class NegativesCheckSettings(CrossEncoderSettings):
+    """A cross-encoder that has a say in what is a negative: what it scores clearly less than the relevant document."""
+
+    absolute_margin: Annotated[float, Field(ge=0)] = 0.0  # in logits
+    relative_margin: Share | None = None  # a share of the relevant document's score
+
+
 class SourceSettings(Section):
     """Where negatives come from.
 
@@ -138,6 +153,7 @@ class SourceSettings(Section):
     training judgments have at 0 or below, which the formats with negatives of their own are read into. `file`: what a
     file ranks or lists (a TREC run, MS MARCO's top1000 or qidpidtriples). Of a ranking, the ranks `skip` + 1 to `depth`
     are taken, and of what an encoder ranks, that which scores less than the query's relevant documents by the margins.
+    A cross-encoder can `check` what is left.
     """
 
     source: Literal["random", "bm25", "mined", "given", "file"] = "random"
@@ -147,6 +163,7 @@ class SourceSettings(Section):
     encoder: EncoderSettings | None = None  # that mines; None: the one that training starts from
     absolute_margin: Annotated[float, Field(ge=0)] | None = None  # in the encoder's scores
     relative_margin: Share | None = None  # a share of the relevant document's score
+    check: NegativesCheckSettings | None = None
 
 
 class MixedSourceSettings(SourceSettings):
@@ -166,14 +183,6 @@ class NegativesSettings(SourceSettings):
         """All of them."""
         one = {key: getattr(self, key) for key in SourceSettings.model_fields}
         return self.mix or (MixedSourceSettings(**one),)
-
-
-class CrossEncoderSettings(Section):
-    """A model for sequence classification that reads query and document together; `model` as of an encoder."""
-
-    model: Text
-    query_tokens: Annotated[int, Field(ge=3)] = 64
-    document_tokens: Annotated[int, Field(ge=3)] = 256
 
 
 class ScoresSettings(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import data
-from data import NegativeSource, Pool, PooledNegatives, RandomNegatives, Rows
+from data import NegativeSource, Pool, PooledNegatives, RandomNegatives, Rows, Stage, pair_scores
+from data.pair_scores import PairScores
+from orchestrator import pair_scoring
 from orchestrator.config_schema import MixedSourceSettings
 from orchestrator.embeddings import VectorSet
 from orchestrator.mining import Mining, Ranking
+from orchestrator.records import Cost
+from orchestrator.scorer import Scorer
 from orchestrator.weights import ModelFolder
 
 if TYPE_CHECKING:
@@ -27,10 +32,12 @@ class Sources:
         self._workspace = workspace
         self._settings = workspace.experiment.negatives.sources
 
-    def open(self, miners: Sequence[ModelFolder], candidates: Sequence[Path]) -> None:
+    def open(self, miners: Sequence[ModelFolder], checkers: Sequence[ModelFolder], candidates: Sequence[Path]) -> None:
         """Take what the driver opened: a worker reads the store and nothing else."""
         for miner, model in zip(self.miners.values(), miners, strict=True):
             miner.model = model
+        for checker, model in zip(self.checkers.values(), checkers, strict=True):
+            checker.model = model
         self.candidates = dict(zip(self._of("file"), candidates, strict=True))
 
     def key(self, index: int) -> str:
@@ -40,7 +47,7 @@ class Sources:
     @property
     def needs_ranking(self) -> bool:
         """Whether some of them are the best of a search, which takes its time."""
-        return any(source.source in ("bm25", "mined") for source in self._settings)
+        return any(source.source in ("bm25", "mined") or source.check for source in self._settings)
 
     @property
     def ranked(self) -> bool:
@@ -50,7 +57,8 @@ class Sources:
             data.ranks_stage(workspace.store, workspace.collection, queries, source.depth).done
             for source in self._of("bm25").values()
         ]
-        return all(bm25) and all(self.mined(index) for index in self.miners)
+        ranked = all(bm25) and all(self.mined(index) for index in self.miners)
+        return ranked and all(self.checker_stage(index).done for index in self.checkers)
 
     def mined(self, index: int) -> bool:
         """Whether the store has the ranking of a source."""
@@ -63,11 +71,18 @@ class Sources:
         experiment = self._workspace.experiment
         encoded = experiment.training.model_dump(include={"precision", "token_budget"})
         return {
-            "sources": [source.model_dump(exclude={"encoder", "path"}) for source in self._settings],
+            "sources": [source.model_dump(exclude={"encoder", "path", "check"}) for source in self._settings],
             "per_query": experiment.negatives.per_query,
             "miners": [{**miner.encoder_inputs, **encoded} for miner in self.miners.values()],
             "candidates": [folder.name for folder in self.candidates.values()],
+            **({"checks": [self._check_inputs(index) for index in self.checkers]} if self.checkers else {}),
         }
+
+    def _check_inputs(self, index: int) -> Mapping[str, Any]:
+        check = self._settings[index].check
+        assert check is not None
+        margins = check.model_dump(include={"absolute_margin", "relative_margin"})
+        return {"source": index, **self.checkers[index].identity, **margins}
 
     @cached_property
     def negatives(self) -> NegativeSource:
@@ -89,6 +104,13 @@ class Sources:
             own = encoder == workspace.experiment.encoder
             found[index] = workspace if own else workspace.with_encoder(encoder)
         return found
+
+    @cached_property
+    def checkers(self) -> dict[int, Scorer]:
+        """For each source that a cross-encoder checks, the cross-encoder."""
+        return {
+            index: Scorer(self._workspace, source.check) for index, source in enumerate(self._settings) if source.check
+        }
 
     @cached_property
     def candidates(self) -> dict[int, Path]:
@@ -125,8 +147,40 @@ class Sources:
     def _of(self, kind: str) -> dict[int, MixedSourceSettings]:
         return {index: source for index, source in enumerate(self._settings) if source.source == kind}
 
+    def checker_stage(self, index: int) -> Stage:
+        """Where the scores of what a source offers are kept."""
+        return self.checkers[index].stage(self._pairs(self._unchecked(index)))
+
+    def check_cost(self, index: int) -> Cost:
+        """What it cost to check a source."""
+        return replace(pair_scoring.cost(self.checker_stage(index).path), stage="mining")
+
     def _pool(self, index: int) -> Pool:
         """What a source offers."""
+        pool, check = self._unchecked(index), self._settings[index].check
+        if check is None:
+            return pool
+        folder = self.checkers[index].score(self._pairs(pool), "the cross-encoder checks negatives")
+        scores, training = PairScores(folder), self._workspace.split[0].relevant
+        asked = pair_scores.pairs_of(self._queries, np.maximum(pool.rows, 0), self._documents)
+        line = np.searchsorted(self._queries, training.query_row)
+        lowest = np.full(len(self._queries), np.inf, np.float32)
+        np.minimum.at(lowest, line, scores.take(training.query_row * self._documents + training.doc_row))
+        checked = replace(pool, scores=np.where(pool.rows >= 0, scores.find(asked)[1], np.inf).astype(np.float32))
+        return replace(pool, rows=checked.below(lowest, check.absolute_margin, check.relative_margin).rows)
+
+    def _pairs(self, pool: Pool) -> Rows:
+        """What a cross-encoder has to score: what a source offers, and the relevant documents."""
+        training, offered = self._workspace.split[0].relevant, pool.rows >= 0
+        pairs = pair_scores.pairs_of(self._queries, pool.rows, self._documents)[offered]
+        return np.union1d(pairs, training.query_row * self._documents + training.doc_row)
+
+    @property
+    def _documents(self) -> int:
+        return int(self._workspace.collection.documents.num_rows)
+
+    def _unchecked(self, index: int) -> Pool:
+        """What a source offers before a cross-encoder has looked at it."""
         source, workspace = self._settings[index], self._workspace
         if source.source == "given":
             rows = data.judged_nonrelevant(workspace.split[0], self._queries)

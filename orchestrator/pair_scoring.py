@@ -36,13 +36,11 @@ class PairScoring:
     Args:
         identity: all that a score depends on but the texts.
         folder: the model.
-        tokens: of the texts, under the model's tokenizer.
         pairs: ascending, as `data.pair_scores.pairs_of` numbers them.
     """
 
     identity: Mapping[str, Any]
     folder: Path
-    tokens: Tokens
     pairs: Rows
     precision: str
     token_budget: int | None
@@ -55,12 +53,16 @@ class PairScoring:
         self,
         store: Store,
         collection: Collection,
+        tokens: Callable[[], Tokens],
         size: WorkerSize,
         available: Resources,
         connect: Callable[[], object] | None,
         on_shard: Callable[[int, int], None],
     ) -> Path:
-        """The folder of the finished stage; a killed call goes on at the next shard."""
+        """The folder of the finished stage; a killed call goes on at the next shard.
+
+        `tokens` gives those of the texts under the model's tokenizer.
+        """
         stage = self.stage(store, collection)
 
         def make(partial: Path) -> None:
@@ -68,7 +70,7 @@ class PairScoring:
             numbered = [Shard(partial, number) for number in range(math.ceil(len(missing) / SHARD_PAIRS))]
             arguments = {
                 "folder": self.folder,
-                "tokens": self.tokens,
+                "tokens": tokens(),
                 "pairs": partial / _PLAN / "missing.arrow",
                 "precision": self.precision,
                 "token_budget": self.token_budget,

@@ -50,6 +50,8 @@ def describe(experiment: Experiment) -> list[Planned]:
         depth = min(experiment.negatives.sources[index].depth, collection.documents.num_rows)
         what = f"the first {depth:,} of {collection.documents.num_rows:,} documents, {miner.experiment.encoder.model}"
         lines.append(Planned("mine negatives", state, what))
+    for checker in workspace.sources.checkers.values():
+        lines.append(Planned("check negatives", DONE if workspace.sources.ranked else OPEN, checker.name))
     if workspace.teaching:
         lines.append(Planned("teach", _state(workspace.teaching.stages), workspace.teaching.in_words))
     for row in experiment.recipes:

@@ -16,18 +16,15 @@ from data import Batch, Rows, Stage, UserError, file_digest, pair_scores
 from data.pair_scores import PairScores, Space
 from losses import Signals
 from orchestrator import embeddings, pair_scoring
-from orchestrator.config_schema import EncoderSettings, TeacherSettings
-from orchestrator.cross_encoder import load_cross_encoder
+from orchestrator.config_schema import TeacherSettings
 from orchestrator.embeddings import VectorsByRow, VectorSet
-from orchestrator.pair_scoring import PairScoring
 from orchestrator.records import Cost
 from orchestrator.runs import RunSpec, runs_of
-from orchestrator.weights import placed
+from orchestrator.scorer import Scorer
 
 if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
 
-VERSION = 1  # of the check of a cross-encoder
 SCORES, QUERIES, DOCUMENTS = "teacher_scores", "teacher_queries", "teacher_documents"
 
 
@@ -65,15 +62,16 @@ class Teaching:
         return [run for row in experiment.recipes for run in runs_of(experiment, row)]
 
     @cached_property
-    def model(self) -> Workspace:
-        """The collection and the store with the teacher's own texts: its tokenizer, its lengths."""
-        settings = self._settings.encoder or self._settings.cross_encoder
-        assert settings is not None
-        return self._workspace.with_encoder(
-            settings
-            if isinstance(settings, EncoderSettings)
-            else EncoderSettings(**settings.model_dump())  # of which the lengths and the model are read
-        )
+    def encoder(self) -> Workspace:
+        """The collection and the store with a bi-encoder."""
+        assert self._settings.encoder is not None
+        return self._workspace.with_encoder(self._settings.encoder)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """A cross-encoder."""
+        assert self._settings.cross_encoder is not None
+        return Scorer(self._workspace, self._settings.cross_encoder)
 
     def check(self) -> None:
         """Refuse a teacher that cannot be loaded, that does not take the lengths, or whose vectors do not fit.
@@ -84,8 +82,8 @@ class Teaching:
         if self._settings.scores is not None:
             self._score_file  # noqa: B018 - refuses a path that is no file
         elif self._settings.encoder is not None:
-            self.model.check_own_encoder("teacher.encoder")
-            dimensions = self.model.looked_at.dimension, self._workspace.looked_at.dimension
+            self.encoder.check_own_encoder("teacher.encoder")
+            dimensions = self.encoder.looked_at.dimension, self._workspace.looked_at.dimension
             if dimensions[0] != dimensions[1] and any(run.build_loss().matches_vectors for run in self._runs):
                 raise UserError(
                     "vectors of {} dimensions cannot be matched by an encoder of {}".format(*dimensions),
@@ -93,30 +91,7 @@ class Teaching:
                     mend="Take a teacher of as many dimensions, or a recipe that learns from its scores.",
                 )
         else:
-            self._check_cross_encoder()
-
-    def _check_cross_encoder(self) -> None:
-        key, settings = "teacher.cross_encoder", self._settings.cross_encoder
-        assert settings is not None
-        with placed(key):
-            model = self.model.model
-            inputs = {"weights": model.fingerprint, "tokenizer": model.tokenizer_fingerprint}
-
-            def ask(partial: Path) -> None:
-                found = load_cross_encoder(model.path)
-                value = {"max_tokens": found.max_tokens, "longer": found.layout.longer}
-                (partial / "encoder.json").write_text(json.dumps(value))
-
-            folder = self._workspace.store.stage("cross-encoder-checks", VERSION, inputs).build(ask)
-        found = json.loads((folder / "encoder.json").read_text())
-        pair = settings.query_tokens + settings.document_tokens + found["longer"]
-        if found["max_tokens"] is not None and pair > found["max_tokens"]:
-            rest = found["max_tokens"] - settings.query_tokens - found["longer"]
-            raise UserError(
-                f"a pair has up to {pair} tokens, more than the {found['max_tokens']} that this cross-encoder takes",
-                where=f"{key}.document_tokens",
-                mend=f"Lower it to {rest} or less.",
-            )
+            self.scorer.check("teacher.cross_encoder")
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -124,13 +99,10 @@ class Teaching:
         settings, training = self._settings, self._workspace.experiment.training
         if settings.scores is not None:
             return {"file": file_digest(self._score_file), "space": settings.space}
-        how = training.model_dump(include={"precision", "token_budget"})
         if settings.encoder is not None:
-            return {"encoder": self.model.encoder_inputs, **how}
-        assert settings.cross_encoder is not None
-        model = self.model.model
-        lengths = settings.cross_encoder.model_dump(exclude={"model"})
-        return {"cross_encoder": model.fingerprint, "tokenizer": model.tokenizer_fingerprint, **lengths, **how}
+            how = training.model_dump(include={"precision", "token_budget"})
+            return {"encoder": self.encoder.encoder_inputs, **how}
+        return self.scorer.identity
 
     @property
     def _score_file(self) -> Path:
@@ -151,7 +123,7 @@ class Teaching:
             where = "teacher.scores.path"
             arguments = self._score_file, self._settings.space, self.pairs, where
             return {SCORES: pair_scores.read_scores(workspace.store, workspace.collection, *arguments)}
-        return {SCORES: workspace.score(self.scoring)}
+        return {SCORES: self.scorer.score(self.pairs)}
 
     @property
     def _vectors(self) -> list[str]:
@@ -161,28 +133,21 @@ class Teaching:
     @property
     def vector_sets(self) -> dict[str, VectorSet]:
         """What a bi-encoder has to encode: the training queries, and, where a loss asks for more, all documents."""
-        training, model = self._workspace.experiment.training, self.model.starting_model
+        training, model = self._workspace.experiment.training, self.encoder.starting_model
         budget, sets = training.token_budget, {}
         if QUERIES in self._vectors:
-            sets[QUERIES] = VectorSet(model, self.model.tokens.queries, "fp32", budget, self._training_queries)
+            sets[QUERIES] = VectorSet(model, self.encoder.tokens.queries, "fp32", budget, self._training_queries)
         if DOCUMENTS in self._vectors:
-            sets[DOCUMENTS] = VectorSet(model, self.model.tokens.documents, training.precision, budget)
+            sets[DOCUMENTS] = VectorSet(model, self.encoder.tokens.documents, training.precision, budget)
         return sets
-
-    @property
-    def scoring(self) -> PairScoring:
-        """What a cross-encoder has to score."""
-        training, model = self._workspace.experiment.training, self.model.model
-        how = training.precision, training.token_budget
-        return PairScoring(self.identity, model.path, self.model.tokens, self.pairs, *how)
 
     @property
     def stages(self) -> list[Stage] | None:
         """Where the answers are kept; None where tokens or negatives have to be made to know it."""
         workspace = self._workspace
-        if self._settings.scores is None and not all(stage.done for stage in self.model.token_stages.values()):
-            return None
         if self._settings.encoder is not None:
+            if not all(stage.done for stage in self.encoder.token_stages.values()):
+                return None
             return [each.stage(workspace.store) for each in self.vector_sets.values()]
         if not workspace.sources.ranked:
             return None

@@ -35,7 +35,6 @@ from orchestrator.embeddings import Model, VectorSet, embed
 from orchestrator.encoder import BiEncoder, load_encoder, pad_id
 from orchestrator.encoding import Encoding, device
 from orchestrator.negatives import Sources
-from orchestrator.pair_scoring import PairScoring
 from orchestrator.teaching import Taught, Teaching
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
@@ -59,6 +58,7 @@ class Opened:
     collection: Path
     model: ModelFolder
     miners: tuple[ModelFolder, ...] = ()  # of the sources of negatives that an encoder mines
+    checkers: tuple[ModelFolder, ...] = ()  # of those that a cross-encoder checks
     candidates: tuple[Path, ...] = ()  # of those that are read from a file
     taught: Taught | None = None  # what the teacher said, where a recipe learns from one
 
@@ -79,8 +79,8 @@ class Workspace:
     ) -> None:
         self.experiment = experiment
         self.store = Store(experiment.store)
-        self._connect = connect
-        self._on_shard = on_shard
+        self.connect = connect
+        self.on_shard = on_shard
 
     @classmethod
     def of(cls, opened: Opened) -> Workspace:
@@ -88,7 +88,7 @@ class Workspace:
         workspace = cls(Experiment.model_validate_json(opened.experiment))
         workspace.collection = data.open_collection(opened.collection)
         workspace.model = opened.model
-        workspace.sources.open(opened.miners, opened.candidates)
+        workspace.sources.open(opened.miners, opened.checkers, opened.candidates)
         if workspace.teaching and opened.taught:
             workspace.teaching.open(opened.taught)
         return workspace
@@ -99,9 +99,11 @@ class Workspace:
         assert self.collection.folder is not None
         experiment = self.experiment.model_copy(update={"store": str(self.store.root)})
         miners = tuple(miner.model for miner in self.sources.miners.values())
+        checkers = tuple(checker.model for checker in self.sources.checkers.values())
         candidates = tuple(self.sources.candidates.values())
         taught = self.teaching.taught if self.teaching else None
-        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, miners, candidates, taught)
+        sources = miners, checkers, candidates
+        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, *sources, taught)
 
     @cached_property
     def collection(self) -> Collection:
@@ -178,6 +180,8 @@ class Workspace:
         for index, miner in self.sources.miners.items():
             if miner is not self:
                 miner.check_own_encoder(f"{self.sources.key(index)}.encoder")
+        for index, checker in self.sources.checkers.items():
+            checker.check(f"{self.sources.key(index)}.check")
         if self.teaching:
             self.teaching.check()
 
@@ -241,8 +245,8 @@ class Workspace:
                 self.model.path,
                 self.model.tokenizer_fingerprint,
                 max_tokens,
-                self._connect,
-                on_shard=lambda done, total: self._on_shard(f"tokens of {field}", done, total),
+                self.connect,
+                on_shard=lambda done, total: self.on_shard(f"tokens of {field}", done, total),
             )
 
         return Tokens(shards("queries", encoder.query_tokens), shards("documents", encoder.document_tokens))
@@ -268,7 +272,7 @@ class Workspace:
     def with_encoder(self, encoder: EncoderSettings) -> Workspace:
         """The same collection and store with another encoder."""
         changes = {"encoder": encoder, "negatives": NegativesSettings(), "teacher": None}
-        other = Workspace(self.experiment.model_copy(update=changes), self._connect, self._on_shard)
+        other = Workspace(self.experiment.model_copy(update=changes), self.connect, self.on_shard)
         other.collection = self.collection
         return other
 
@@ -277,20 +281,7 @@ class Workspace:
         available = cluster.resources()
         size = cluster.worker_size(self.experiment, available)
         return embed(
-            self.store, wanted, size, available, self._connect, lambda done, total: self._on_shard(what, done, total)
-        )
-
-    def score(self, scoring: PairScoring) -> Path:
-        """The folder of a cross-encoder's scores, made likewise."""
-        available = cluster.resources()
-        size = cluster.worker_size(self.experiment, available)
-        return scoring.scores(
-            self.store,
-            self.collection,
-            size,
-            available,
-            self._connect,
-            lambda done, total: self._on_shard("the teacher scores", done, total),
+            self.store, wanted, size, available, self.connect, lambda done, total: self.on_shard(what, done, total)
         )
 
     @cached_property
@@ -313,8 +304,8 @@ class Workspace:
 
     def bm25(self, query_rows: Rows, depth: int) -> Rows:
         """The `depth` documents that BM25 ranks highest for each query, -1 where there are no more."""
-        report = lambda done, total: self._on_shard("BM25 ranks", done, total)  # noqa: E731
-        return data.rank(self.store, self.collection, query_rows, depth, self._connect, on_shard=report)
+        report = lambda done, total: self.on_shard("BM25 ranks", done, total)  # noqa: E731
+        return data.rank(self.store, self.collection, query_rows, depth, self.connect, on_shard=report)
 
     def plan(self, training: TrainingSettings) -> BatchPlan:
         """The batches of a run."""

@@ -111,6 +111,12 @@ def tiny_collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The cross-encoder of `tiny_flow`."""
+    return tiny_flow.write_cross_encoder(tmp_path_factory.mktemp("tiny") / "cross-encoder", tiny_model)
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two small layers that knows the words of the made-up collection; not to be changed."""
     return tiny_flow.write_model(tmp_path_factory.mktemp("tiny") / "model")

@@ -76,6 +76,31 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
+def write_cross_encoder(folder: Path, model: Path) -> Path:
+    """A cross-encoder of random weights with the tokenizer of that BERT."""
+    import shutil
+
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(1)
+    BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len((model / "vocab.txt").read_text().split("\n")),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=32,
+            initializer_range=0.3,
+            num_labels=1,
+        )
+    ).save_pretrained(folder)
+    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model / file, folder / file)
+    return folder
+
+
 def write_experiment(folder: Path, collection: Path, model: Path) -> Path:
     """The experiment, with a store and an MLflow database of its own in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)

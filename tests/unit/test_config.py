@@ -95,6 +95,7 @@ def test_minimal_experiment_has_every_default():
             "encoder": None,
             "absolute_margin": None,
             "relative_margin": None,
+            "check": None,
             "per_query": 1,
             "mix": (),
         },

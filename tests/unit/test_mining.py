@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_flow
+import torch
+import transformers
 
 from data import PooledNegatives, UserError
 from data.store import manifest
@@ -187,3 +190,70 @@ def test_negatives_of_a_file(mined: Any, tmp_path: Path) -> None:
     assert mined(f"negatives={{source: file, path: {moved}, depth: 6, skip: 1}}").training_inputs == inputs
     moved.write_text("\n".join(lines[1:]))
     assert mined(f"negatives={{source: file, path: {moved}, depth: 6, skip: 1}}").training_inputs != inputs
+
+
+def logits_of(folder: Path, workspace: Workspace, rows: Any) -> Any:
+    """The cross-encoder's score (Q, N) of every document for queries, one pair after the other."""
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    queries = [workspace.collection.queries["text"][row].as_py() for row in rows]
+    found = []
+    with torch.no_grad():
+        for query in queries:
+            pairs = tokens([query] * 60, workspace.collection.documents["text"].to_pylist(), return_tensors="pt")
+            found.append(model(**pairs).logits[:, 0].numpy())
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("margins", "most"),
+    [
+        ("", lambda positive: positive),
+        (", absolute_margin: 0.4", lambda positive: positive - 0.4),
+        (", relative_margin: 0.3", lambda positive: positive - 0.3 * abs(positive)),
+    ],
+)
+def test_a_cross_encoder_checks_what_is_mined(
+    mined: Any, tiny_cross_encoder: Path, tmp_path: Path, margins: str, most: Any
+) -> None:
+    model = tmp_path / "checker"
+    shutil.copytree(tiny_cross_encoder, model)
+    check = f"negatives.check={{model: {model}, query_tokens: 12, document_tokens: 14{margins}}}"
+    workspace, unchecked = mined(check, "negatives.per_query=1"), mined()
+    assert not workspace.sources.ranked
+    rows, pool = pool_of(workspace)
+    assert workspace.sources.ranked
+    (_, whole) = pool_of(unchecked)
+    logits, positives = logits_of(tiny_cross_encoder, workspace, rows), workspace.split[0].relevant
+    relevant = dict(zip(positives.query_row.tolist(), positives.doc_row.tolist(), strict=True))
+    dropped = 0
+    for query, line, found, all_of_it in zip(rows.tolist(), logits, pool, whole, strict=True):
+        limit = most(line[relevant[query]])
+        assert found == [row for row in all_of_it if line[row] <= limit]
+        dropped += len(all_of_it) - len(found)
+    assert dropped > 0
+    cost = workspace.sources.check_cost(0)
+    assert (cost.stage, cost.examples) == ("mining", len(rows) * DEPTH + sum(len(line) == DEPTH for line in whole))
+    # Its scores of the documents are the encoder's still, and a worker draws the same from the store alone.
+    table = {
+        (line["query_id"], line["doc_id"]): line["score"] for line in unchecked.negatives.table(str, str).to_pylist()
+    }
+    assert all(
+        table[line["query_id"], line["doc_id"]] == line["score"]
+        for line in workspace.negatives.table(str, str).to_pylist()
+    )
+    opened = workspace.opened
+    model.rename(tmp_path / "gone")
+    there = Workspace.of(opened)
+    drawn = [w.negatives.draw(rows, np.random.default_rng(3)) for w in (workspace, there)]
+    np.testing.assert_array_equal(*drawn)
+    assert there.training_inputs == workspace.training_inputs
+    assert workspace.training_inputs != unchecked.training_inputs
+
+
+def test_a_checker_that_is_none_is_refused(mined: Any, tiny_model: Path) -> None:
+    check = f"negatives.check={{model: {tiny_model}, query_tokens: 12, document_tokens: 14}}"
+    with pytest.raises(UserError, match=r"^negatives.check.model: .* cannot be loaded as a cross-encoder"):
+        mined(check).check_encoder()
+    with pytest.raises(UserError, match=r"^--set negatives.check: says nothing of random negatives"):
+        mined("negatives={source: random}", check)

@@ -43,14 +43,16 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives = [block for language, block in BLOCKS if language == "yaml"]
+    written, negatives, taught = [block for language, block in BLOCKS if language == "yaml"]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
     quickstart = load(tmp_path / "x.yaml")
     assert quickstart == load("experiments/quickstart.yaml")
-    without = "".join(line for line in written.splitlines(keepends=True) if not line.startswith("negatives:"))
-    (tmp_path / "y.yaml").write_text(without + negatives, encoding="utf-8")
-    mixed = load(tmp_path / "y.yaml").negatives
+    other = tmp_path / "y.yaml"
+    other.write_text(re.sub(r"^negatives:.*\n", negatives, written, flags=re.M), encoding="utf-8")
+    mixed = load(other).negatives
     assert [(source.source, source.weight) for source in mixed.sources] == [("mined", 3.0), ("random", 1.0)]
+    other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", taught, written, flags=re.M), encoding="utf-8")
+    assert [row.recipe for row in load(other).recipes] == ["margin-mse", "score-kl", "embedding-matching"]
 
 
 def test_its_python_runs():

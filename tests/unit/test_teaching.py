@@ -37,34 +37,13 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
 
 
-@pytest.fixture(scope="session")
-def cross(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A cross-encoder of random weights that knows the words of the tiny collection."""
-    folder = tmp_path_factory.mktemp("cross") / "model"
-    torch.manual_seed(1)
-    settings = transformers.BertConfig(
-        vocab_size=len((tiny_model / "vocab.txt").read_text().split("\n")),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        initializer_range=0.3,
-        num_labels=1,
-    )
-    transformers.BertForSequenceClassification(settings).save_pretrained(folder)
-    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_model / file, folder / file)
-    return folder
-
-
 Make = Callable[..., Workspace]
 
 
 @pytest.fixture
-def taught(tmp_path: Path, tiny_collection: Path, tiny_model: Path, cross: Path) -> Make:
+def taught(tmp_path: Path, tiny_collection: Path, tiny_model: Path, tiny_cross_encoder: Path) -> Make:
     path = tiny_flow.write_experiment(tmp_path, tiny_collection, tiny_model)
-    places = {"model": tiny_model, "cross": cross, "scores": tmp_path / "scores.jsonl"}
+    places = {"model": tiny_model, "cross": tiny_cross_encoder, "scores": tmp_path / "scores.jsonl"}
 
     def make(teacher: str | None, recipes: str, *settings: str) -> Workspace:
         named = [f"teacher={TEACHERS.get(teacher, teacher).format(**places)}"] if teacher else []
@@ -134,7 +113,7 @@ def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(taught: Make, re
     assert max(point.loss for point in trial.curve) < 1e-5
 
 
-def test_a_cross_encoder_says_what_it_says_of_each_pair(taught: Make, cross: Path) -> None:
+def test_a_cross_encoder_says_what_it_says_of_each_pair(taught: Make, tiny_cross_encoder: Path) -> None:
     recipes = "[margin-mse, {recipe: margin-mse, name: other, training: {batch_size: 4, epochs: 1}}, arm-adaptive]"
     workspace = taught("cross", recipes, "encoder.normalize=false")
     for row, steps in ((0, 8), (1, 8)):
@@ -143,7 +122,7 @@ def test_a_cross_encoder_says_what_it_says_of_each_pair(taught: Make, cross: Pat
     assert (said.scores.shape, said.queries, said.space) == ((4, 3), None, "logit")
     documents = np.concatenate([batch.positives[:, None], batch.negatives], axis=1)
     for query, rows, scores in zip(batch.queries.tolist(), documents.tolist(), said.scores.tolist(), strict=True):
-        expected = [logits_of(cross, workspace, query, row) for row in rows]
+        expected = [logits_of(tiny_cross_encoder, workspace, query, row) for row in rows]
         np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert workspace.teaching is not None
     assert workspace.teaching.cost.examples == len(workspace.teaching.pairs)
@@ -213,8 +192,10 @@ def test_a_killed_teacher_goes_on_at_the_next_shard(taught: Make, monkeypatch: p
     assert PairScores(folder).take(killed.pairs).tolist() == whole.take(killed.pairs).tolist()
 
 
-def test_a_worker_reads_the_store_and_nothing_else(taught: Make, tmp_path: Path, tiny_model: Path, cross: Path) -> None:
-    for kind, model in (("encoder", tiny_model), ("cross", cross)):
+def test_a_worker_reads_the_store_and_nothing_else(
+    taught: Make, tmp_path: Path, tiny_model: Path, tiny_cross_encoder: Path
+) -> None:
+    for kind, model in (("encoder", tiny_model), ("cross", tiny_cross_encoder)):
         here = tmp_path / kind
         shutil.copytree(model, here)
         key = "encoder" if kind == "encoder" else "cross_encoder"
