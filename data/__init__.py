@@ -3,7 +3,7 @@
 Importing it takes numpy and pyarrow. Ray, transformers and bm25s are imported by the functions that need them.
 """
 
-from data.bm25 import rank, ranks_stage
+from data.bm25 import rank, rank_seconds, ranks_stage
 from data.candidates import open_candidates, read_candidates
 from data.collection import Collection, Qrels, Rows, load, open_collection
 from data.errors import UserError
@@ -43,6 +43,7 @@ __all__ = [
     "open_candidates",
     "open_collection",
     "rank",
+    "rank_seconds",
     "ranks_stage",
     "read_beir",
     "read_candidates",

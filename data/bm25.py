@@ -15,7 +15,7 @@ import pyarrow as pa
 from data.arrow import read_arrow
 from data.collection import Collection, Rows
 from data.sharded import Shard, run_shards
-from data.store import Json, Stage, Store, fingerprint
+from data.store import Json, Stage, Store, fingerprint, manifest
 
 VERSION = 1
 SHARD_QUERIES = 4_096
@@ -39,7 +39,7 @@ def rank(
     `connect` connects to Ray, whose workers take one CPU each and map one index; without it, or if there is but one
     shard of queries, this process does the work.
     """
-    index = store.stage("bm25-index", VERSION, {"documents": collection.parts["documents"]}).build(
+    index = _index_stage(store, collection).build(
         lambda partial: _index(collection.documents["text"].to_pylist(), partial)
     )
     shards = math.ceil(len(query_rows) / SHARD_QUERIES)
@@ -69,6 +69,16 @@ def ranks_stage(store: Store, collection: Collection, query_rows: Rows, depth: i
         "depth": depth,
     }
     return store.stage("bm25", VERSION, inputs)
+
+
+def rank_seconds(store: Store, collection: Collection, query_rows: Rows, depth: int) -> float:
+    """What it took to index and to rank, in wall seconds, once it is done."""
+    stages = _index_stage(store, collection), ranks_stage(store, collection, query_rows, depth)
+    return float(sum(manifest(stage.path)["seconds"] for stage in stages))
+
+
+def _index_stage(store: Store, collection: Collection) -> Stage:
+    return store.stage("bm25-index", VERSION, {"documents": collection.parts["documents"]})
 
 
 class Rank:

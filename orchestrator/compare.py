@@ -277,11 +277,8 @@ class Job:
         seconds = sum(manifest(shards.folder)["seconds"] for shards in (tokens.queries, tokens.documents))
         examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
         tokenizing = Cost(stage="tokenizing", device_seconds=seconds, wall_seconds=seconds, examples=examples)
-        sources = self.workspace.sources
-        mining = [sources.ranking(index).cost for index in sources.miners]
-        mining += [sources.check_cost(index) for index in sources.checkers]
         taught = self.workspace.teaching.cost if self.workspace.teaching else None
-        return [tokenizing, *mining, *([taught] if taught else [])]
+        return [tokenizing, *self.workspace.sources.costs, *([taught] if taught else [])]
 
 
 def environment(available: cluster.Resources, size: cluster.WorkerSize) -> dict[str, str]:

@@ -151,9 +151,17 @@ class Sources:
         """Where the scores of what a source offers are kept."""
         return self.checkers[index].stage(self._pairs(self._unchecked(index)))
 
-    def check_cost(self, index: int) -> Cost:
-        """What it cost to check a source."""
-        return replace(pair_scoring.cost(self.checker_stage(index).path), stage="mining")
+    @property
+    def costs(self) -> list[Cost]:
+        """What it cost to rank and to check what the sources offer."""
+        workspace = self._workspace
+        found = [self.ranking(index).cost for index in self.miners]
+        found += [replace(pair_scoring.cost(self.checker_stage(index).path), stage="mining") for index in self.checkers]
+        for source in self._of("bm25").values():
+            what = workspace.store, workspace.collection, self._queries, source.depth
+            seconds, queries = data.rank_seconds(*what), len(self._queries)
+            found.append(Cost(stage="mining", device_seconds=seconds, wall_seconds=seconds, examples=queries))
+        return found
 
     def _pool(self, index: int) -> Pool:
         """What a source offers."""

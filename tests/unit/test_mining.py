@@ -232,7 +232,7 @@ def test_a_cross_encoder_checks_what_is_mined(
         assert found == [row for row in all_of_it if line[row] <= limit]
         dropped += len(all_of_it) - len(found)
     assert dropped > 0
-    cost = workspace.sources.check_cost(0)
+    _, cost = workspace.sources.costs
     assert (cost.stage, cost.examples) == ("mining", len(rows) * DEPTH + sum(len(line) == DEPTH for line in whole))
     # Its scores of the documents are the encoder's still, and a worker draws the same from the store alone.
     table = {
@@ -257,3 +257,12 @@ def test_a_checker_that_is_none_is_refused(mined: Any, tiny_model: Path) -> None
         mined(check).check_encoder()
     with pytest.raises(UserError, match=r"^--set negatives.check: says nothing of random negatives"):
         mined("negatives={source: random}", check)
+
+
+def test_what_bm25_took_is_in_the_ledger(mined: Any) -> None:
+    workspace = mined("negatives={source: bm25, depth: 5}")
+    workspace.negatives  # noqa: B018
+    (cost,) = workspace.sources.costs
+    seconds = [manifest(path.parent)["seconds"] for path in workspace.store.root.glob("bm25*/*/manifest.json")]
+    assert len(seconds) == 2
+    assert (cost.stage, cost.examples, cost.wall_seconds) == ("mining", 32, pytest.approx(sum(seconds)))
