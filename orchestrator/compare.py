@@ -125,14 +125,15 @@ class Job:
         """What the batches of a row are made of, in words."""
         settings, workers = self.experiment.training_for(row), self.experiment.scaling.workers
         plan, run = self.workspace.plan(settings), runs_of(self.experiment, row)[0]
-        B, K = plan.batch_size, plan.negatives.per_query
+        B, K = round(plan.examples_before(plan.total_steps) / plan.total_steps), plan.negatives.per_query
         others = losses.build(run.loss, **run.parameters).negatives_met(B, K) - K
         elsewhere = round(others * (B - B / workers) / max(1, B - 1))
         budget = settings.token_budget or TOKEN_BUDGET["cuda" if self.size.gpus else "cpu"]
         padding = padding_share(plan, self.workspace.tokens, budget, workers)
+        size = f"{settings.batch_tokens:,} tokens, about {B} queries" if settings.batch_tokens else f"{B} queries"
         across = f", {elsewhere:,} of these cross-device" if workers > 1 else ""
         return (
-            f"{plan.total_steps} steps of {B} queries; negatives a query: {K} own, {others:,} in-batch{across}; "
+            f"{plan.total_steps} steps of {size}; negatives a query: {K} own, {others:,} in-batch{across}; "
             f"padding {padding:.1%}"
         )
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from data.pair_scores import Space
 from orchestrator import recipes
-from orchestrator.config_problems import Problem, nearest, shown
-from orchestrator.config_schema import Experiment, RecipeSettings, Scalar, SourceSettings
+from orchestrator.config_problems import Problem, nearest
+from orchestrator.config_schema import Experiment, RecipeSettings, Scalar, SourceSettings, shown
 from orchestrator.config_source import KeyPath
 from orchestrator.recipes import Recipe
 from tune_spaces import TuneSpace

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from orchestrator.config_schema import Experiment, KeysOf, Section
+from orchestrator.config_schema import Experiment, KeysOf, Section, shown
 from orchestrator.config_source import KeyPath
 
 
@@ -33,15 +32,6 @@ def nearest(word: str, known: typing.Iterable[str], otherwise: str) -> str:
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)  # "bathc" is 0.53 from batch_size
     return f'Did you mean "{near[0]}"?' if near else f"{otherwise}: {', '.join(known)}."
-
-
-def shown(value: object) -> str:
-    """A value as the user wrote it, in short."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping | list | tuple):
-        return "a mapping" if isinstance(value, Mapping) else "a list"
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _problem(path: KeyPath, finding: Any) -> Problem:

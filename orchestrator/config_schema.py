@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
@@ -19,6 +20,15 @@ T = TypeVar("T")
 def refusal(what: str, mend: str | None = None) -> PydanticCustomError:
     """An error of a value, in our words."""
     return PydanticCustomError("refusal", "{what}", {"what": what, "mend": mend})
+
+
+def shown(value: object) -> str:
+    """A value as the user wrote it, in short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping | list | tuple):
+        return "a mapping" if isinstance(value, Mapping) else "a list"
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -60,6 +70,17 @@ def _scalar(value: object) -> object:
         return value
     kind = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else value
     raise refusal(f"must be a number, a word, true, false or null, not {kind}")
+
+
+def _batch_size(value: object) -> int | str:
+    """A number of queries, or of tokens with that word behind it."""
+    tokens = re.fullmatch(r"(\d+) tokens?", value.strip()) if isinstance(value, str) else None
+    size = int(tokens[1]) if tokens else value
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise refusal(f'must be a whole number, or such as "8192 tokens", not {shown(value)}')
+    if size < 1:
+        raise refusal(f"must be greater than 0, not {size}")
+    return f"{size} tokens" if tokens else size
 
 
 def _measure(text: str) -> str:
@@ -224,7 +245,8 @@ class TeacherSettings(Section):
 class TrainingSettings(Section):
     """How each recipe is trained."""
 
-    batch_size: Annotated[int, Field(gt=0)] = 32  # queries a step, over all workers
+    batch_size: Annotated[int | str, PlainValidator(_batch_size)] = 32  # queries a step over all workers, or "N tokens"
+    examples: Literal["judgments", "queries"] = "judgments"  # what an epoch has once; of a query one positive is drawn
     epochs: Annotated[int, Field(gt=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     warmup: Share = 0.1  # share of the steps
@@ -236,6 +258,16 @@ class TrainingSettings(Section):
     activation_tokens: Annotated[int, Field(gt=0)] = 32768  # kept for backward at a time; batches beyond: encoded again
     validations: Annotated[int, Field(gt=0)] = 4  # how often a run is validated
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0  # what a killed run loses at most
+
+    @property
+    def batch_queries(self) -> int | None:
+        """Queries a step; None where a batch is sized by tokens."""
+        return self.batch_size if isinstance(self.batch_size, int) else None
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Tokens a step, those of the queries and of all their documents; None where a batch is sized by queries."""
+        return int(self.batch_size.split()[0]) if isinstance(self.batch_size, str) else None
 
 
 class TuneSettings(Section):

@@ -58,11 +58,12 @@ def describe(experiment: Experiment) -> list[Planned]:
         runs = runs_of(experiment, row)
         stages = [stage_of(workspace, run) for run in runs]
         settings = experiment.training_for(row)
-        steps = len(training.relevant) // settings.batch_size * settings.epochs
+        steps = workspace.steps(settings)
         state = DONE if job.search_stage(row, runs).done else _state(stages)
         early = " at most, bad ones ended early by ASHA" if row.tune and row.tune.scheduler else ""
         trials = "1 trial" if len(runs) == 1 else f"{len(runs)} trials"
-        lines.append(Planned(f"train {row.name}", state, f"{trials} of {steps} steps{early}"))
+        of = f"{trials} of {steps} steps" if steps else trials
+        lines.append(Planned(f"train {row.name}", state, f"{of}{early}"))
     lines.append(Planned("evaluate", "", f"{len(experiment.recipes) + 1} encoders on the test split"))
     side_by_side = concurrency(experiment, job.size, job.available)
     lines.append(

@@ -166,7 +166,7 @@ def train(
                 meter.validation_seconds += time.perf_counter() - began
             point = Progress(
                 step=done,
-                examples=done * plan.batch_size,
+                examples=plan.examples_before(done),
                 device_seconds=meter.training_seconds * devices,
                 loss=mean_loss,
                 validation=score,

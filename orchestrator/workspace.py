@@ -6,6 +6,7 @@ The driver and every training worker build one from the same experiment; what th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from data import (
     Examples,
     NegativeSource,
     Qrels,
+    RandomNegatives,
     Rows,
     Stage,
     Store,
@@ -153,14 +155,13 @@ class Workspace:
         Raises:
             UserError: the collection is too small for what is asked of it.
         """
-        experiment, (training, _) = self.experiment, self.split
-        examples, workers = len(Examples.of(training)), experiment.scaling.workers
+        experiment, workers = self.experiment, self.experiment.scaling.workers
         for row in experiment.recipes:
-            batch_size = experiment.training_for(row).batch_size
-            data.check_batch_size(batch_size, examples)
-            if batch_size % workers:
+            settings = experiment.training_for(row)
+            self.steps(settings)
+            if settings.batch_queries and settings.batch_queries % workers:
                 raise UserError(
-                    f"a batch of {batch_size} cannot be shared equally by {workers} workers",
+                    f"a batch of {settings.batch_queries} cannot be shared equally by {workers} workers",
                     where="training.batch_size",
                     mend=f"Make it a multiple of {workers}.",
                 )
@@ -309,8 +310,37 @@ class Workspace:
 
     def plan(self, training: TrainingSettings) -> BatchPlan:
         """The batches of a run."""
+        return self._batches(training, self.negatives)
+
+    def steps(self, training: TrainingSettings) -> int | None:
+        """The steps of a run; nothing is made for it. None where it takes the tokens, and these are not there.
+
+        Raises:
+            UserError: the examples do not fill a batch.
+        """
+        if training.batch_tokens and not all(stage.done for stage in self.token_stages.values()):
+            return None
+        any_ = RandomNegatives(self.collection.documents.num_rows, self.split[0], self.experiment.negatives.per_query)
+        return self._batches(training, any_).total_steps
+
+    def _batches(self, training: TrainingSettings, negatives: NegativeSource) -> BatchPlan:
         examples = Examples.of(self.split[0])
-        return BatchPlan(examples, self.negatives, training.batch_size, training.epochs, self.experiment.seed)
+        return BatchPlan(
+            examples,
+            negatives,
+            training.batch_tokens or training.batch_queries or 0,
+            training.epochs,
+            self.experiment.seed,
+            once_a_query=training.examples == "queries",
+            tokens=self._tokens_of(examples, negatives.per_query) if training.batch_tokens else None,
+            workers=self.experiment.scaling.workers,
+        )
+
+    def _tokens_of(self, examples: Examples, per_query: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Of each example; its negatives, which are not drawn yet, are taken to be of average length."""
+        documents = self.tokens.documents.lengths
+        negatives = math.ceil(per_query * float(documents.mean()))
+        return self.tokens.queries.lengths[examples.query_rows] + documents[examples.positive_rows] + negatives
 
     def load_encoder(self) -> BiEncoder:
         """The encoder that training starts from."""

@@ -102,6 +102,7 @@ def test_minimal_experiment_has_every_default():
         "teacher": None,
         "training": {
             "batch_size": 32,
+            "examples": "judgments",
             "epochs": 2,
             "learning_rate": 2e-5,
             "warmup": 0.1,
@@ -218,11 +219,18 @@ def test_files_that_are_no_experiment(text, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("  batch_size: 32", "  batch_size: 0 tokens", "7: training.batch_size: must be greater than 0, not 0"),
+        ("  batch_size: 32", "  batch_size: many tokens",
+         '7: training.batch_size: must be a whole number, or such as "8192 tokens", not "many tokens"'),
         ("  batch_size: 32", "  batch_size: -3", "7: training.batch_size: must be greater than 0, not -3"),
-        ("  batch_size: 32", "  batch_size: 32.5", "7: training.batch_size: must be a whole number, not 32.5"),
-        ("  batch_size: 32", "  batch_size: true", "7: training.batch_size: must be a whole number, not true"),
-        ("  batch_size: 32", "  batch_size: '32'", '7: training.batch_size: must be a whole number, not "32"'),
-        ("  batch_size: 32", "  batch_size:", "7: training.batch_size: must be a whole number, not null"),
+        ("  batch_size: 32", "  batch_size: 32.5",
+         '7: training.batch_size: must be a whole number, or such as "8192 tokens", not 32.5'),
+        ("  batch_size: 32", "  batch_size: true",
+         '7: training.batch_size: must be a whole number, or such as "8192 tokens", not true'),
+        ("  batch_size: 32", "  batch_size: '32'",
+         '7: training.batch_size: must be a whole number, or such as "8192 tokens", not "32"'),
+        ("  batch_size: 32", "  batch_size:",
+         '7: training.batch_size: must be a whole number, or such as "8192 tokens", not null'),
         ("2e-5", "fast", '9: training.learning_rate: must be a number, not "fast"'),
         ("2e-5", ".inf", "9: training.learning_rate: must be finite, not inf"),
         ("2e-5", "[1, 2]", "9: training.learning_rate: must be a number, not a list"),
@@ -236,9 +244,9 @@ def test_files_that_are_no_experiment(text, message):
         ("  batch_size: 32", "  batchsize: 32",
          '7: training.batchsize: "batchsize" is not a key here. Did you mean "batch_size"?'),
         ("  batch_size: 32", "  optimizer: adam",
-         '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, epochs, learning_rate, warmup, '
-         "schedule, weight_decay, clip, precision, token_budget, activation_tokens, validations, "
-         "checkpoint_seconds."),
+         '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, examples, epochs, '
+         "learning_rate, warmup, schedule, weight_decay, clip, precision, token_budget, activation_tokens, "
+         "validations, checkpoint_seconds."),
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
         ("seed: 13", "seed: -1", "2: seed: must be at least 0, not -1"),
         ("seed: 13", "seed: 4294967296", "2: seed: must be less than 4294967296, not 4294967296"),
@@ -608,7 +616,8 @@ positive = st.floats(min_value=0, exclude_min=True, max_value=1e300)
 trainings = st.fixed_dictionaries(
     {},
     optional={
-        "batch_size": counts,
+        "batch_size": counts | counts.map("{} tokens".format),
+        "examples": st.sampled_from(["judgments", "queries"]),
         "epochs": counts,
         "learning_rate": positive,
         "warmup": shares,

@@ -88,6 +88,31 @@ def finished(workspace: Workspace, report: Report) -> tuple[Trial, dict[str, Any
     return trial, load_file(Path(trial.model) / "model.safetensors")
 
 
+def test_batches_by_tokens_and_examples_by_query(make: Make) -> None:
+    workspace = make(batch_size="85 tokens", examples="queries")
+    plan = workspace.plan(run_of(workspace.experiment).training)
+    assert workspace.steps(run_of(workspace.experiment).training) == plan.total_steps
+    batches = [plan.batch(step) for step in range(plan.total_steps)]
+    mean = workspace.tokens.documents.lengths.mean()
+    sizes = set()
+    for batch in batches:
+        of_queries = workspace.tokens.queries.lengths[batch.queries].sum()
+        of_positives = workspace.tokens.documents.lengths[batch.positives].sum()
+        assert of_queries + of_positives + len(batch.queries) * mean <= 85
+        sizes.add(len(batch.queries))
+    assert len(sizes) > 1
+    trial, _ = finished(workspace, Report())
+    assert [point.examples for point in trial.curve] == [plan.examples_before(point.step) for point in trial.curve]
+    assert trial.costs[0].examples == trial.curve[-1].examples == sum(len(batch.queries) for batch in batches)
+    # Killed on its way, it ends the same.
+    with pytest.raises(KilledError):
+        finished(make("other", batch_size="85 tokens", examples="queries"), Report(deadly=2))
+    again, _ = finished(make("other", batch_size="85 tokens", examples="queries"), Report())
+    assert timeless(again) == timeless(trial)
+    # Without tokens nobody knows how many steps there are.
+    assert make("empty", batch_size="85 tokens").steps(run_of(workspace.experiment).training) is None
+
+
 def test_what_a_run_leaves(make: Make) -> None:
     workspace, report = make(), Report()
     trial, weights = finished(workspace, report)

@@ -32,10 +32,12 @@ sizes = st.tuples(st.integers(1, 60), st.integers(1, 20)).filter(lambda pair: pa
 def test_every_example_once_an_epoch(pair: tuple[int, int], seed: int) -> None:
     n, batch_size = pair
     plan = make(n, batch_size, epochs=2, seed=seed)
-    assert (plan.steps_per_epoch, plan.total_steps) == (n // batch_size, 2 * (n // batch_size))
+    assert plan.total_steps == 2 * (n // batch_size)
+    assert [plan.examples_before(step) for step in range(plan.total_steps + 1)] == [
+        batch_size * step for step in range(plan.total_steps + 1)
+    ]
     for epoch in range(2):
-        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
-        batches = [plan.batch(step) for step in steps]
+        batches = [plan.batch(step) for step in range(*plan.first_steps[epoch : epoch + 2])]
         queries = np.concatenate([batch.queries for batch in batches])
         assert len(queries) == len(set(queries.tolist())) == n - n % batch_size
         for batch in batches:
@@ -102,6 +104,75 @@ def test_the_order_stays_what_it_is() -> None:
     order = np.random.default_rng([13, 1]).permutation(10)
     assert batch.queries.tolist() == order[4:8].tolist()
     assert batch.queries.tolist() == [9, 7, 6, 0]
+
+
+JUDGED = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30)), min_size=1, max_size=60, unique=True)
+
+
+@given(pairs=JUDGED, batch_size=st.integers(1, 10), seed=st.integers(0, 2**31))
+def test_every_query_once_an_epoch(pairs: list[tuple[int, int]], batch_size: int, seed: int) -> None:
+    queries, documents = np.array(pairs, np.int64).T
+    distinct = len(set(queries.tolist()))
+    judged = Qrels(queries, documents, np.ones(len(pairs), np.int32))
+    arguments = Examples.of(judged), RandomNegatives(500, judged, 1), batch_size, 3, seed
+    if batch_size > distinct:
+        with pytest.raises(UserError, match=f"a batch of {batch_size} is more than the {distinct} training examples"):
+            BatchPlan(*arguments, once_a_query=True)
+        return
+    plan = BatchPlan(*arguments, once_a_query=True)
+    assert plan.total_steps == 3 * (distinct // batch_size)
+    for epoch in range(3):
+        batches = [plan.batch(step) for step in range(*plan.first_steps[epoch : epoch + 2])]
+        found = np.concatenate([batch.queries for batch in batches])
+        assert len(found) == len(set(found.tolist())) == distinct - distinct % batch_size
+        positives = np.concatenate([batch.positives for batch in batches])
+        assert {*zip(found.tolist(), positives.tolist(), strict=True)} <= {*pairs}
+
+
+def test_the_positives_of_a_query_are_drawn_anew_each_epoch() -> None:
+    judged = Qrels(np.repeat(np.arange(20), 5), np.arange(100), np.ones(100, np.int32))
+    plan = BatchPlan(Examples.of(judged), RandomNegatives(500, judged, 1), 20, 200, 0, once_a_query=True)
+    drawn = np.array([np.sort(plan.batch(step).positives) - 5 * np.arange(20) for step in range(200)])
+    shares = np.bincount(drawn.ravel(), minlength=5) / drawn.size
+    assert np.abs(shares - 0.2).max() < 0.03  # six standard deviations
+    assert len({tuple(line) for line in drawn.tolist()}) == 200
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60),
+    size=st.integers(1, 200),
+    workers=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_batches_of_so_many_tokens(lengths: list[int], size: int, workers: int, seed: int) -> None:
+    n, tokens = len(lengths), np.array(lengths)
+    judged = Qrels(np.arange(n), np.arange(n), np.ones(n, np.int32))
+    arguments = Examples.of(judged), RandomNegatives(500, judged, 1), size, 2, seed
+    try:
+        plan = BatchPlan(*arguments, tokens=tokens, workers=workers)
+    except UserError as error:
+        assert "tokens is more than the" in str(error)  # noqa: PT017
+        assert sum(sorted(lengths)[: n - n % workers]) < size or n < workers
+        return
+    before = 0
+    for epoch in range(2):
+        order = np.random.default_rng([seed, epoch]).permutation(n)
+        steps, place = range(*plan.first_steps[epoch : epoch + 2]), 0
+        assert len(steps) > 0
+        for step in steps:
+            queries = plan.batch(step).queries
+            # The next examples in the order: as many as fit, and at least one for each worker.
+            assert queries.tolist() == order[place : place + len(queries)].tolist()
+            assert len(queries) % workers == 0
+            assert tokens[queries].sum() <= size or len(queries) == workers
+            following = order[place : place + len(queries) + workers]
+            assert tokens[following].sum() > size or len(following) < len(queries) + workers or step == steps[-1]
+            assert plan.examples_before(step) == before + place
+            place += len(queries)
+        before += place
+        rest = order[place : n - n % workers]
+        assert tokens[rest].sum() <= size  # what is left fills no batch
+    assert plan.examples_before(plan.total_steps) == before
 
 
 def test_no_negatives() -> None:
