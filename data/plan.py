@@ -152,6 +152,10 @@ class BatchPlan:
         """Steps of all epochs."""
         return int(self.first_steps[-1])
 
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step is in."""
+        return self._place(step)[0]
+
     def batch(self, step: int) -> Batch:
         """The batch of `step`, 0 … total_steps - 1. Raises IndexError beyond."""
         if not 0 <= step < self.total_steps:

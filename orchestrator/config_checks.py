@@ -57,11 +57,15 @@ def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Probl
         ("absolute_margin", ("mined",)),
         ("relative_margin", ("mined",)),
         ("check", ranked),
+        ("refresh", ("mined",)),
     ):
         if key in _said(source) and source.source not in sources:
             yield Problem(
                 (*here, key), f"says nothing of {source.source} negatives", f"It is for {', '.join(sources)}."
             )
+    if source.refresh and source.check:
+        what = "is not made of what is mined during training"
+        yield Problem((*here, "check"), what, "Remove it or refresh, or leave out by relative_margin.")
     left = max(0, source.depth - source.skip)
     if source.source in ranked and left < least:
         yield Problem(
@@ -172,6 +176,9 @@ def _taught(experiment: Experiment, loss: Loss, recipe: Recipe, here: KeyPath) -
         return Problem(here, f"{what}encoder has", 'Name one: "teacher: {encoder: {model: …}}".')
     if "teacher_scores" not in needs:
         return None
+    if teacher.encoder is None and any(source.refresh for source in experiment.negatives.sources):
+        what = f"{recipe.name} needs scores of its pairs before it trains, and refreshed negatives are not known then"
+        return Problem(here, what, "Remove refresh, or take an encoder as teacher.")
     student: Space = "cosine" if experiment.encoder.normalize else "dot"
     if misfit := loss.misfit(teacher.space, student):
         mend = "Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."

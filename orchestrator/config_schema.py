@@ -185,6 +185,7 @@ class SourceSettings(Section):
     absolute_margin: Annotated[float, Field(ge=0)] | None = None  # in the encoder's scores
     relative_margin: Share | None = None  # a share of the relevant document's score
     check: NegativesCheckSettings | None = None
+    refresh: Annotated[int, Field(gt=0)] | None = None  # mined anew every so many epochs, by the encoder in training
 
 
 class MixedSourceSettings(SourceSettings):

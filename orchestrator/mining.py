@@ -16,24 +16,43 @@ from data.store import manifest
 from orchestrator import embeddings
 from orchestrator.embeddings import VectorSet
 from orchestrator.records import Cost
-from orchestrator.search import Tasks, score_pairs, search_shards
+from orchestrator.search import Shard, Tasks, score_pairs, search_shards
 from orchestrator.search.vectors import Floats
 
 VERSION = 1
 RANKED, POSITIVES = "ranked.arrow", "positives.arrow"
 
 
-class Ranking(NamedTuple):
+class Mined(NamedTuple):
     """The best documents of each query, best first: `rows` and `scores` (Q, depth).
 
-    `positives` (Q,) has the score of the query's relevant document, of several the lowest. `cost` is that of the
-    vectors and of the search.
+    `positives` (Q,) has the score of the query's relevant document, of several the lowest.
     """
 
     rows: Rows
     scores: Floats
     positives: Floats
-    cost: Cost
+
+
+def lowest_positives(vectors: Floats, shards: Sequence[Shard], relevant: Qrels) -> Floats:
+    """The lowest score of each query's relevant documents (Q,), for vectors (Q, D) of the judged queries by row."""
+    line = np.searchsorted(np.unique(relevant.query_row), relevant.query_row)
+    lowest = np.full(len(vectors), np.inf, np.float32)
+    np.minimum.at(lowest, line, score_pairs(vectors, shards, line, relevant.doc_row))
+    return lowest
+
+
+def write_mined(folder: Path, mined: Mined) -> None:
+    """Write what was found."""
+    write_arrow(pa.table({"document": mined.rows.ravel(), "score": mined.scores.ravel()}), folder / RANKED)
+    write_arrow(pa.table({"score": mined.positives}), folder / POSITIVES)
+
+
+def read_mined(folder: Path, queries: int) -> Mined:
+    """What was found for so many queries."""
+    ranked = read_arrow(folder / RANKED)
+    rows, scores = (numbers(ranked[name]).reshape(queries, -1) for name in ("document", "score"))
+    return Mined(rows, scores, numbers(read_arrow(folder / POSITIVES)["score"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +83,8 @@ class Mining:
             },
         )
 
-    def ranking(self, store: Store, collection: Collection, embed: Callable[[Sequence[VectorSet]], object]) -> Ranking:
-        """The ranking, made unless it is there; `embed` makes the vectors."""
+    def mined(self, store: Store, collection: Collection, embed: Callable[[Sequence[VectorSet]], object]) -> Mined:
+        """What the encoder ranks highest, ranked unless it is there; `embed` makes the vectors."""
         stage = self.stage(store)
         wanted = [self.documents, self.queries]
         if not stage.done:
@@ -73,28 +92,17 @@ class Mining:
 
         def make(partial: Path) -> None:
             documents, queries = (each.stage(store).path for each in wanted)
-            vectors = embeddings.opened(queries)
-            shards = embeddings.stored(documents)
+            vectors, shards = embeddings.opened(queries), embeddings.stored(documents)
             tasks = Tasks.where_they_pay(len(vectors), vectors.shape[1], len(self.documents))
             found = search_shards(vectors, shards, self.depth, ids=collection.document_ids, tasks=tasks)
-            write_arrow(pa.table({"document": found.rows.ravel(), "score": found.scores.ravel()}), partial / RANKED)
-            line = np.searchsorted(np.unique(self.relevant.query_row), self.relevant.query_row)
-            lowest = np.full(len(vectors), np.inf, np.float32)
-            np.minimum.at(lowest, line, score_pairs(vectors, shards, line, self.relevant.doc_row))
-            write_arrow(pa.table({"score": lowest}), partial / POSITIVES)
+            write_mined(partial, Mined(found.rows, found.scores, lowest_positives(vectors, shards, self.relevant)))
 
-        folder = stage.build(make)
-        ranked, lines = read_arrow(folder / RANKED), len(self.queries)
-        return Ranking(
-            numbers(ranked["document"]).reshape(lines, -1),
-            numbers(ranked["score"]).reshape(lines, -1),
-            numbers(read_arrow(folder / POSITIVES)["score"]),
-            self._cost(store, folder),
-        )
+        return read_mined(stage.build(make), len(self.queries))
 
-    def _cost(self, store: Store, folder: Path) -> Cost:
+    def cost(self, store: Store) -> Cost:
+        """What the vectors and the search cost, once it is done."""
         vectors = embeddings.cost([each.stage(store).path for each in (self.documents, self.queries)], "mining")
-        seconds = manifest(folder)["seconds"]
+        seconds = manifest(self.stage(store).path)["seconds"]
         return replace(
             vectors,
             wall_seconds=vectors.wall_seconds + seconds,

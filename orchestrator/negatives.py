@@ -16,7 +16,7 @@ from data.pair_scores import PairScores
 from orchestrator import pair_scoring
 from orchestrator.config_schema import MixedSourceSettings
 from orchestrator.embeddings import VectorSet
-from orchestrator.mining import Mining, Ranking
+from orchestrator.mining import Mined, Mining
 from orchestrator.records import Cost
 from orchestrator.scorer import Scorer
 from orchestrator.weights import ModelFolder
@@ -52,7 +52,7 @@ class Sources:
     @property
     def ranked(self) -> bool:
         """Whether the store has every ranking already."""
-        workspace, queries = self._workspace, self._queries
+        workspace, queries = self._workspace, self.queries
         bm25 = [
             data.ranks_stage(workspace.store, workspace.collection, queries, source.depth).done
             for source in self._of("bm25").values()
@@ -87,13 +87,26 @@ class Sources:
     @cached_property
     def negatives(self) -> NegativeSource:
         """What draws them."""
+        return self.drawn_from({})
+
+    @property
+    def refreshed(self) -> dict[int, int]:
+        """For each source that is mined anew during training, after how many epochs each time."""
+        return {index: source.refresh for index, source in enumerate(self._settings) if source.refresh}
+
+    def drawn_from(self, rankings: Mapping[int, Mined]) -> NegativeSource:
+        """What draws them, with other rankings for some sources."""
         workspace, per_query = self._workspace, self._workspace.experiment.negatives.per_query
         training, documents = workspace.split[0], workspace.collection.documents.num_rows
         if all(source.source == "random" for source in self._settings):
             return RandomNegatives(documents, training, per_query)
-        pools = [self._pool(index) for index, source in enumerate(self._settings) if source.source != "random"]
+        pools = [
+            self._mined_pool(index, rankings[index]) if index in rankings else self._pools[index]
+            for index, source in enumerate(self._settings)
+            if source.source != "random"
+        ]
         random = sum(source.weight for source in self._settings if source.source == "random")
-        return PooledNegatives(self._queries, pools, training, documents, per_query, random)
+        return PooledNegatives(self.queries, pools, training, documents, per_query, random)
 
     @cached_property
     def miners(self) -> dict[int, Workspace]:
@@ -119,14 +132,9 @@ class Sources:
         for index, source in self._of("file").items():
             path, where = str(source.path), f"{self.key(index)}.path"
             found[index] = data.read_candidates(
-                workspace.store, workspace.collection, path, self._queries, source.depth, where
+                workspace.store, workspace.collection, path, self.queries, source.depth, where
             )
         return found
-
-    def ranking(self, index: int) -> Ranking:
-        """What the encoder of a source ranks highest for the training queries."""
-        workspace = self._workspace
-        return self.mining(index).ranking(workspace.store, workspace.collection, workspace.embed)
 
     def mining(self, index: int) -> Mining:
         """The work that a ranking takes."""
@@ -134,13 +142,13 @@ class Sources:
         model, budget = miner.starting_model, training.token_budget
         return Mining(
             VectorSet(model, miner.tokens.documents, training.precision, budget),
-            VectorSet(model, miner.tokens.queries, "fp32", budget, self._queries),
+            VectorSet(model, miner.tokens.queries, "fp32", budget, self.queries),
             self._workspace.split[0].relevant,
             min(self._settings[index].depth, miner.collection.documents.num_rows),
         )
 
     @property
-    def _queries(self) -> Rows:
+    def queries(self) -> Rows:
         """Those that are trained on, in the order of their rows."""
         return np.unique(self._workspace.split[0].relevant.query_row)
 
@@ -155,24 +163,28 @@ class Sources:
     def costs(self) -> list[Cost]:
         """What it cost to rank and to check what the sources offer."""
         workspace = self._workspace
-        found = [self.ranking(index).cost for index in self.miners]
+        found = [self.mining(index).cost(workspace.store) for index in self.miners]
         found += [replace(pair_scoring.cost(self.checker_stage(index).path), stage="mining") for index in self.checkers]
         for source in self._of("bm25").values():
-            what = workspace.store, workspace.collection, self._queries, source.depth
-            seconds, queries = data.rank_seconds(*what), len(self._queries)
+            what = workspace.store, workspace.collection, self.queries, source.depth
+            seconds, queries = data.rank_seconds(*what), len(self.queries)
             found.append(Cost(stage="mining", device_seconds=seconds, wall_seconds=seconds, examples=queries))
         return found
 
+    @cached_property
+    def _pools(self) -> dict[int, Pool]:
+        """What each source offers."""
+        return {index: self._pool(index) for index, each in enumerate(self._settings) if each.source != "random"}
+
     def _pool(self, index: int) -> Pool:
-        """What a source offers."""
         pool, check = self._unchecked(index), self._settings[index].check
         if check is None:
             return pool
         folder = self.checkers[index].score(self._pairs(pool), "the cross-encoder checks negatives")
         scores, training = PairScores(folder), self._workspace.split[0].relevant
-        asked = pair_scores.pairs_of(self._queries, np.maximum(pool.rows, 0), self._documents)
-        line = np.searchsorted(self._queries, training.query_row)
-        lowest = np.full(len(self._queries), np.inf, np.float32)
+        asked = pair_scores.pairs_of(self.queries, np.maximum(pool.rows, 0), self._documents)
+        line = np.searchsorted(self.queries, training.query_row)
+        lowest = np.full(len(self.queries), np.inf, np.float32)
         np.minimum.at(lowest, line, scores.take(training.query_row * self._documents + training.doc_row))
         checked = replace(pool, scores=np.where(pool.rows >= 0, scores.find(asked)[1], np.inf).astype(np.float32))
         return replace(pool, rows=checked.below(lowest, check.absolute_margin, check.relative_margin).rows)
@@ -180,7 +192,7 @@ class Sources:
     def _pairs(self, pool: Pool) -> Rows:
         """What a cross-encoder has to score: what a source offers, and the relevant documents."""
         training, offered = self._workspace.split[0].relevant, pool.rows >= 0
-        pairs = pair_scores.pairs_of(self._queries, pool.rows, self._documents)[offered]
+        pairs = pair_scores.pairs_of(self.queries, pool.rows, self._documents)[offered]
         return np.union1d(pairs, training.query_row * self._documents + training.doc_row)
 
     @property
@@ -191,16 +203,22 @@ class Sources:
         """What a source offers before a cross-encoder has looked at it."""
         source, workspace = self._settings[index], self._workspace
         if source.source == "given":
-            rows = data.judged_nonrelevant(workspace.split[0], self._queries)
+            rows = data.judged_nonrelevant(workspace.split[0], self.queries)
             return Pool("given", rows, source.weight, ranked=False)
         if source.source == "bm25":
-            pool = Pool("bm25", workspace.bm25(self._queries, source.depth), source.weight)
+            pool = Pool("bm25", workspace.bm25(self.queries, source.depth), source.weight)
         elif source.source == "file":
-            found = data.open_candidates(self.candidates[index], len(self._queries))
+            found = data.open_candidates(self.candidates[index], len(self.queries))
             pool = Pool(Path(str(source.path)).name, found.rows, source.weight, found.scores, found.scores is not None)
         else:
-            name = "mined" if source.encoder is None else f"mined by {source.encoder.model}"
-            ranking = self.ranking(index)
-            pool = Pool(name, ranking.rows, source.weight, ranking.scores)
-            pool = pool.below(ranking.positives, source.absolute_margin, source.relative_margin)
+            mined = self.mining(index).mined(workspace.store, workspace.collection, workspace.embed)
+            return self._mined_pool(index, mined)
         return pool.window(source.skip, source.depth)
+
+    def _mined_pool(self, index: int, mined: Mined) -> Pool:
+        source = self._settings[index]
+        name = "mined" if source.encoder is None else f"mined by {source.encoder.model}"
+        pool = Pool(name, mined.rows, source.weight, mined.scores)
+        return pool.below(mined.positives, source.absolute_margin, source.relative_margin).window(
+            source.skip, source.depth
+        )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data import Batch, BatchPlan, TokenShards, UserError
+from data import Batch, BatchPlan, NegativeSource, TokenShards, UserError
 from losses import Embeddings, Loss, LossOutput, Signals
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import TrainingSettings
@@ -97,6 +97,7 @@ def train(
     checkpoints: Checkpoints,
     group: Group | None = None,
     signals: Callable[[Batch], Signals] | None = None,
+    refresh: Callable[[int, BiEncoder, Group, TokenCount], NegativeSource] | None = None,
 ) -> None:
     """Minimise `loss` over the batches of `plan`; the trained weights are left in `encoder`.
 
@@ -108,6 +109,7 @@ def train(
         report: called on every rank at each validation, with the costs of training and validation so far, and some 200
             times a run without them.
         signals: what a teacher says of a whole batch.
+        refresh: what the negatives of an epoch are drawn from, where the encoder in training has a say in it.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -129,6 +131,8 @@ def train(
     saved_at = time.monotonic()
     for step in range(start, plan.total_steps):
         began = time.perf_counter()
+        if refresh and (step == start or step in plan.first_steps):
+            plan.negatives = refresh(plan.epoch_of(step), encoder, group, meter.training)
         torch.manual_seed(plan.seed * 1_000_003 + step * group.size + group.rank)  # dropout, if any: pure in the step
         for parameters in optimizer.param_groups:
             parameters["lr"] = settings.learning_rate * learning_rate_factor(

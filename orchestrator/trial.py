@@ -23,6 +23,7 @@ from orchestrator.checkpoints import Checkpoints
 from orchestrator.encoder import BiEncoder, save_encoder
 from orchestrator.group import Group
 from orchestrator.records import Progress, Trial, costs_from_json, to_json, trial_from_json
+from orchestrator.refresh import Refresh
 from orchestrator.runs import RunSpec
 from orchestrator.training import Costs, train
 from orchestrator.workspace import Workspace
@@ -114,6 +115,7 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
         checkpoints=Checkpoints(partial / "checkpoints"),
         group=group,
         signals=workspace.teaching.signals(run) if workspace.teaching else None,
+        refresh=Refresh(workspace, partial, encoding) if workspace.sources.refreshed else None,
     )
     if group.rank == 0:
         _save(workspace, encoder, record(run, journal.read(), "finished"), partial)
@@ -130,6 +132,7 @@ def _save(workspace: Workspace, encoder: BiEncoder, trial: Trial, partial: Path)
     save_encoder(encoder, partial / MODEL, tokenizer=workspace.model.path, max_tokens=max_tokens)
     (partial / RECORD).write_text(json.dumps(to_json(trial)), encoding="utf-8")
     Checkpoints(partial / "checkpoints").clear()
+    Refresh.clear(partial)
 
 
 def read_trial(stage: Stage, run: RunSpec) -> Trial:

@@ -48,6 +48,11 @@ def scores_of(workspace: Workspace, rows: Any) -> Any:
     return queries.astype(np.float64) @ documents.astype(np.float64).T
 
 
+def positives_of(workspace: Workspace) -> Any:
+    mining = workspace.sources.mining(0)
+    return mining.mined(workspace.store, workspace.collection, workspace.embed).positives
+
+
 def pool_of(workspace: Workspace) -> tuple[Any, list[list[int]]]:
     negatives = workspace.negatives
     assert isinstance(negatives, PooledNegatives)
@@ -65,9 +70,7 @@ def test_the_ranking_is_the_naive_one(mined: Any) -> None:
     for query, line, found in zip(rows.tolist(), scores, pool, strict=True):
         ranked = np.argsort(-line, kind="stable")[2:DEPTH]
         assert found == [row for row in ranked.tolist() if row != relevant[query]]
-    np.testing.assert_allclose(
-        workspace.sources.ranking(0).positives, [scores[i, relevant[q]] for i, q in enumerate(rows)]
-    )
+    np.testing.assert_allclose(positives_of(workspace), [scores[i, relevant[q]] for i, q in enumerate(rows)])
     table = workspace.negatives.table(str, str).to_pylist()
     assert table[0] == {
         "query_id": str(rows[0]),
@@ -88,7 +91,7 @@ def test_the_ranking_is_the_naive_one(mined: Any) -> None:
 def test_margins(mined: Any, setting: str, most: Any) -> None:
     workspace, all_of_them = mined(setting), mined()
     rows, pool = pool_of(workspace)
-    positives = workspace.sources.ranking(0).positives
+    positives = positives_of(workspace)
     scores = scores_of(workspace, rows)
     (_, whole) = pool_of(all_of_them)
     for line, found, candidates, positive in zip(scores, pool, whole, positives, strict=True):
@@ -110,7 +113,7 @@ def test_the_evaluation_reads_the_vectors_that_were_mined_with(mined: Any, monke
     monkeypatch.setattr(shards, "run_shards", counted)
     evaluate_all(workspace, {"untrained": workspace.starting_model})
     assert len(made) == 1  # the test queries
-    cost = workspace.sources.ranking(0).cost
+    (cost,) = workspace.sources.costs
     assert (cost.stage, cost.examples) == ("mining", 60 + 32)
     (folder,) = (workspace.store.root / "mined").glob("*/manifest.json")
     assert cost.wall_seconds > manifest(folder.parent)["seconds"] > 0

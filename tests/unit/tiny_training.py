@@ -15,16 +15,18 @@ import torch
 from safetensors.torch import save_file
 from tiny import Memory, model, sequences
 
-from data import Batch, BatchPlan, Examples, Qrels, RandomNegatives
+from data import Batch, BatchPlan, Examples, PooledNegatives, Qrels, RandomNegatives
 from losses import Loss, Signals
 from orchestrator.checkpoints import Checkpoints
-from orchestrator.config import TrainingSettings
+from orchestrator.config import Experiment, TrainingSettings
 from orchestrator.encoder import BiEncoder
 from orchestrator.encoding import Encoding, TokenCount
 from orchestrator.group import Group
 from orchestrator.records import Cost, Progress
+from orchestrator.refresh import Refresh
 from orchestrator.training import Tokens, Validated, train
 from orchestrator.validation import Validator
+from orchestrator.workspace import Workspace
 
 QUERY_LENGTHS = [3, 4, 5, 6, 3, 4, 5, 6]
 DOCUMENT_LENGTHS = [4, 12, 7, 5, 9, 11, 4, 8, 10, 6, 5, 7, 12, 3]
@@ -203,3 +205,14 @@ def cached(group: Group, folder: Path) -> None:
         )
         found[f"{name} {way}"] = weights(trained)
     save_file(found, str(folder / f"rank-{group.rank}.safetensors"))
+
+
+def refreshed(group: Group, folder: Path) -> None:
+    """Rank task: the negatives of the second epoch, for the experiment in the folder."""
+    workspace = Workspace(Experiment.model_validate_json((folder / "experiment.json").read_text()))
+    count = TokenCount()
+    refresh = Refresh(workspace, folder / "run", workspace.encoding("fp32", None))
+    source = refresh(1, workspace.load_encoder(), group, count)
+    assert isinstance(source, PooledNegatives)
+    value = {"rows": source.pools[0].rows.tolist(), "tokens": count.tokens}
+    (folder / f"rows-{group.rank}.json").write_text(json.dumps(value))
