@@ -158,7 +158,7 @@ def test_the_plan_draws_from_what_it_is_given(make: Any) -> None:
          "--set negatives.check: is not made of what is mined during training. Remove it or refresh, or"),
         (("negatives={source: mined, refresh: 0}",), "--set negatives.refresh: must be greater than 0, not 0"),
         ((MINED % 1, "teacher={cross_encoder: {model: m}}", "recipes=[score-kl]"),
-         "--set recipes.0: score-kl needs scores of its pairs before it trains, and refreshed negatives are not known then"),
+         "--set recipes.0: score-kl needs scores of its pairs before it trains, and refreshed negatives are not known"),
     ],
 )  # fmt: skip
 def test_what_is_refused(make: Any, settings: Any, message: str) -> None:
