@@ -31,7 +31,8 @@ class SpeedUp:
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe. `winner_seconds` and `all_seconds` are device seconds of the winning run and of all its runs.
+    """One recipe. `winner_seconds` and `all_seconds` are device seconds of the winning run and of all its runs, with
+    `teacher_seconds`, what it took to ask the teacher that it learns from.
 
     `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on.
     """
@@ -47,6 +48,7 @@ class Row:
     stopped: int
     devices: tuple[str, ...]
     speed_ups: tuple[SpeedUp, ...] = ()
+    teacher_seconds: float = 0.0
 
     @property
     def trials(self) -> int:
@@ -112,6 +114,7 @@ def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
         finished=states.count("finished"),
         stopped=states.count("stopped"),
         devices=tuple(sorted({cost.device for cost in own})),
+        teacher_seconds=sum(cost.device_seconds for cost in own if cost.stage == "teaching"),
     )
 
 

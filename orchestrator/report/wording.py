@@ -20,6 +20,12 @@ def sentences(comparison: Comparison) -> list[str]:
             for rival in table
             if rival.kind in ("tuned", "fixed") and rival.devices and row.devices and rival.devices != row.devices
         ]
+    if taught := [row for row in table if row.teacher_seconds]:
+        names = " and ".join(filter(None, [", ".join(row.name for row in taught[:-1]), taught[-1].name]))
+        said.append(
+            f"{names} learn{'s' if len(taught) == 1 else ''} from a teacher; the {seconds(taught[0].teacher_seconds)} "
+            f"device seconds that it took to ask it are in all runs of each."
+        )
     for base in (row for row in table if row.untrained):
         for row in table:
             behind = base.measures[measure] - row.measures[measure]

@@ -247,3 +247,19 @@ def test_the_figures_of_an_index_stand_below_the_table():
 def test_markdown_shows_a_name_as_it_is():
     odd = dataclasses.replace(small(), results=(result("a|b_<i>*\n`c`", 0.5),))
     assert "| a\\|b\\_&lt;i&gt;\\* \\`c\\` |" in markdown.page(odd)
+
+
+def test_what_a_teacher_cost_is_charged_in_full_to_each_that_learns_from_it():
+    plain = small(costs=(*COSTS, cost("teaching", None, None, 30.0)))
+    untaught = {row.name: row.all_seconds for row in rows(plain)}
+    assert untaught == {UNTRAINED: 0.0, "infonce": 100.0, "arm": 10.0}
+    results = (plain.results[0], *(dataclasses.replace(result, taught=True) for result in plain.results[1:]))
+    taught = dataclasses.replace(plain, results=results)
+    assert {row.name: row.all_seconds for row in rows(taught)} == {UNTRAINED: 0.0, "infonce": 130.0, "arm": 40.0}
+    assert rows(taught)[2].speed_ups == (SpeedUp("infonce", 130 / 40, pytest.approx(-0.05)),)
+    assert total(ledger(taught)).device_seconds == total(COSTS).device_seconds + 30.0
+    said = (
+        "infonce and arm learn from a teacher; the 30.0 device seconds that it took to ask it are in all runs of each."
+    )
+    assert said in wording.sentences(taught)
+    assert not [sentence for sentence in wording.sentences(plain) if "teacher" in sentence]
