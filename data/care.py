@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from data.errors import UserError
-from data.store import MANIFEST, Store, manifest, verify
+from data.remote import MANIFEST
+from data.store import Store, kept_mark, manifest, verify
 
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 PARTIAL, REMOVED = ".partial", ".removed"
@@ -25,7 +27,7 @@ class Entry:
 
     stage: str
     fingerprint: str
-    folder: Path
+    folder: Path | None  # None where it is kept at a URI
     bytes: int
     used: float
     seconds: float | None
@@ -37,7 +39,15 @@ class Entry:
 
 
 def entries(store: Store) -> list[Entry]:
-    """All output in the store, by stage and fingerprint. Raises UserError where there is no such folder."""
+    """All output in the store, by stage and fingerprint; what is kept at its URI, if it has one.
+
+    Raises UserError where there is no such folder.
+    """
+    if store.remote:
+        return [
+            Entry(kept.stage, kept.fingerprint, None, kept.bytes, kept.written, kept.manifest["seconds"])
+            for kept in store.remote.kept()
+        ]
     if not store.root.is_dir():
         raise UserError("no such folder", where=str(store.root), mend="Name the store: --store FOLDER.")
     found = []
@@ -52,19 +62,36 @@ def entries(store: Store) -> list[Entry]:
     return found
 
 
-def damaged(found: list[Entry]) -> Iterator[tuple[Entry, UserError]]:
+def damaged(store: Store, found: list[Entry]) -> Iterator[tuple[Entry, UserError]]:
     """Those that are finished and not what was written; every checksum is computed."""
     for entry in found:
         if entry.finished:
             try:
-                verify(entry.folder)
+                if entry.folder:
+                    verify(entry.folder)
+                else:
+                    _verify_kept(store, entry)
             except UserError as error:
                 yield entry, error
 
 
+def _verify_kept(store: Store, entry: Entry) -> None:
+    assert store.remote is not None
+    with tempfile.TemporaryDirectory() as here:
+        folder = Path(here) / "stage"
+        store.remote.fetch(entry.stage, entry.fingerprint, folder)
+        try:
+            verify(folder)
+        except UserError as error:
+            file = Path(error.where or "").name
+            where = f"{store.remote.uri}, {entry.stage}/{entry.fingerprint}/{file}"
+            raise UserError(error.what, where=where, mend="Remove it there and run again.") from None
+
+
 def unused(store: Store, found: list[Entry], since: float) -> list[Entry]:
     """Those last used before `since`, in seconds since the epoch, but for those that a report of the store names."""
-    named = {name for path in store.root.glob("reports/*/*.json") for name in FINGERPRINT.findall(path.read_text())}
+    reports = store.remote.reports() if store.remote else map(Path.read_text, store.root.glob("reports/*/*.json"))
+    named = {name for report in reports for name in FINGERPRINT.findall(report)}
     return [entry for entry in found if entry.used < since and entry.fingerprint not in named]
 
 
@@ -75,6 +102,12 @@ def remove(store: Store, found: list[Entry]) -> list[Entry]:
     """
     gone = []
     for entry in found:
+        if entry.folder is None:
+            assert store.remote is not None
+            store.remote.remove(entry.stage, entry.fingerprint)
+            kept_mark(store.root / entry.stage / entry.fingerprint).unlink(missing_ok=True)
+            gone.append(entry)
+            continue
         lock = FileLock(entry.folder.parent / f"{entry.fingerprint}.lock")
         try:
             with lock.acquire(timeout=0):

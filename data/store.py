@@ -23,10 +23,10 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from data.errors import UserError
+from data.remote import MANIFEST, Remote
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | tuple[Json, ...] | Mapping[str, Json] | None"
 
-MANIFEST = "manifest.json"
 TEMPORARY = ".tmp"  # a file with this suffix is half-written: it never becomes part of a stage
 
 log = logging.getLogger(__name__)
@@ -56,16 +56,33 @@ def file_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of finished stages; local, or one that every machine of the cluster sees under the same path."""
+    """A folder of finished stages; local, or one that every machine of the cluster sees under the same path.
+
+    Args:
+        place: the folder, or a URI such as `s3://bucket/folder`. Finished stages are kept there then, and brought from
+            there; work goes on in a folder of this machine, in `STILLHOUSE_CACHE` or else `~/.cache/stillhouse`.
+        root: another folder to work in.
+    """
 
     root: Path
+    remote: Remote | None = None
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, place: str | Path, root: Path | None = None) -> None:
+        remote = Remote(str(place)) if "://" in str(place) else None
+        if remote and root is None:
+            cache = Path(os.environ.get("STILLHOUSE_CACHE", "~/.cache/stillhouse")).expanduser()
+            root = cache / fingerprint(remote.uri)
+        object.__setattr__(self, "remote", remote)
         # Absolute, because a Ray worker has a working directory of its own.
-        object.__setattr__(self, "root", Path(root).absolute())
+        object.__setattr__(self, "root", (root or Path(place)).absolute())
+
+    def __str__(self) -> str:
+        return self.remote.uri if self.remote else str(self.root)
 
     def check(self) -> None:
         """Make the folder if it is not there. Raises UserError where nothing can be written in it."""
+        if self.remote:
+            self.remote.check()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -77,7 +94,12 @@ class Store:
 
     def stage(self, name: str, version: int, inputs: Mapping[str, Json]) -> Stage:
         """The stage `name` for these inputs. Raise `version` whenever the same inputs would make something else."""
-        return Stage(self.root, name, version, dict(inputs))
+        return Stage(self.root, name, version, dict(inputs), self.remote)
+
+    def share(self, folder: Path) -> None:
+        """Copy a folder of the store that is no stage, such as a report, to where the store is kept."""
+        if self.remote:
+            self.remote.put(folder, folder.relative_to(self.root).as_posix())
 
 
 @dataclass(frozen=True)
@@ -88,6 +110,7 @@ class Stage:
     name: str
     version: int
     inputs: Mapping[str, Json]
+    remote: Remote | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -119,8 +142,8 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Whether the finished output is there."""
-        return (self.path / MANIFEST).is_file()
+        """Whether the finished output is there; brought here from where the store is kept, if it is."""
+        return (self.path / MANIFEST).is_file() or self._fetched()
 
     def build(self, make: Callable[[Path], None]) -> Path:
         """The folder of the finished output, made by `make(partial)` unless it is there already.
@@ -136,6 +159,7 @@ class Stage:
                     self._make(make)
                     return self.path
         self.verify()
+        self._push()
         with suppress(OSError):  # where the store cannot be written, nothing is removed from it either
             os.utime(self.path / MANIFEST)  # when it was last used
         log.info("%s %s…: reused", self.name, self.fingerprint[:4])
@@ -174,6 +198,42 @@ class Stage:
         for name, (size, mtime, digest) in seals.items():
             _digests[str(self.path / name), size, mtime] = digest
         log.info("%s %s…: made", self.name, self.fingerprint[:4])
+        self._push()
+
+    def _fetched(self) -> bool:
+        """Bring the output from where the store is kept; False where it is not there either."""
+        if self.remote is None:
+            return False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{self.fingerprint}.", suffix=TEMPORARY, dir=self.path.parent) as here:
+            folder = Path(here) / "stage"
+            try:
+                if not self.remote.fetch(self.name, self.fingerprint, folder):
+                    return False
+                verify(folder)
+            except OSError as error:
+                raise full_disk(error, self.path.parent) or error from error
+            except UserError as error:
+                if not error.where or not error.where.startswith(str(folder)):
+                    raise
+                kept = f"{self.remote.uri}, {self.name}/{self.fingerprint}"
+                raise UserError(error.what, where=kept, mend="Remove it there and run again.") from None
+            kept_mark(self.path).touch()
+            with suppress(OSError):  # another process was quicker
+                folder.rename(self.path)
+        log.info("%s %s…: fetched", self.name, self.fingerprint[:4])
+        return True
+
+    def _push(self) -> None:
+        """Take finished output to where the store is kept. Where that fails, the next call tries again."""
+        if self.remote is None or kept_mark(self.path).exists():
+            return
+        try:
+            self.remote.push(self.name, self.fingerprint, self.path)
+        except UserError as error:
+            log.warning("%s %s…: %s", self.name, self.fingerprint[:4], error)
+        else:
+            kept_mark(self.path).touch()
 
     def _seal(self, seconds: float) -> dict[str, tuple[int, int, str]]:
         """Bring every file to the disk and write the manifest; returns size, time and checksum of each file."""
@@ -225,6 +285,11 @@ def build_together(stages: Iterable[Stage], make: Callable[[Mapping[str, Path]],
     # Everyone takes the locks in the same order, so that no two wait for each other.
     unique = {stage.fingerprint: stage for stage in stages}
     build([unique[name] for name in sorted(unique)])
+
+
+def kept_mark(folder: Path) -> Path:
+    """The file that says of finished output that it is at the store's URI as well."""
+    return folder.with_name(f"{folder.name}.kept")
 
 
 def manifest(folder: Path) -> dict[str, Any]:

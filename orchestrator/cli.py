@@ -169,13 +169,13 @@ def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: A
 @app.command()
 def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Write the report of a finished comparison again, from the store alone."""
-    from data.errors import UserError
+    from data import Store, UserError
     from orchestrator import report as report_package
     from orchestrator.records import comparison_from_json
     from orchestrator.report import terminal
 
     loaded = _load(experiment, overrides)
-    folder = Path(loaded.store) / "reports" / loaded.name
+    folder = Store(loaded.store).root / "reports" / loaded.name
     file = folder / "comparison.json"
     if not file.is_file():
         raise UserError(
@@ -196,11 +196,11 @@ def export(
     overrides: Overrides = None,
 ) -> None:
     """Copy a row's trained encoder to a folder that sentence-transformers and transformers load."""
-    from data.errors import UserError
+    from data import Store, UserError
     from orchestrator.records import comparison_from_json
 
     loaded = _load(experiment, overrides)
-    file = Path(loaded.store) / "reports" / loaded.name / "comparison.json"
+    file = Store(loaded.store).root / "reports" / loaded.name / "comparison.json"
     if not file.is_file():
         raise UserError(f'"{loaded.name}" has no finished comparison', mend=f"Run: stillhouse compare {experiment}")
     results = {r.name: r for r in comparison_from_json(json.loads(file.read_text(encoding="utf-8"))).results}
@@ -239,11 +239,11 @@ store_app = typer.Typer(
     help="Look after the store: what is in it, whether it is sound, what may go.", no_args_is_help=True
 )
 app.add_typer(store_app, name="store")
-StoreFolder = Annotated[Path, typer.Option("--store", metavar="FOLDER", help="The store.")]
+StoreFolder = Annotated[str, typer.Option("--store", metavar="FOLDER", help="The store, or its URI.")]
 
 
 @store_app.command("ls")
-def store_ls(store: StoreFolder = Path(".stillhouse"), as_json: AsJson = False) -> None:
+def store_ls(store: StoreFolder = ".stillhouse", as_json: AsJson = False) -> None:
     """List what the stages made: how large, when last used, how long it took to make."""
     from data import Store
     from data.care import entries
@@ -256,13 +256,14 @@ def store_ls(store: StoreFolder = Path(".stillhouse"), as_json: AsJson = False) 
 
 
 @store_app.command("verify")
-def store_verify(store: StoreFolder = Path(".stillhouse")) -> None:
+def store_verify(store: StoreFolder = ".stillhouse") -> None:
     """Compute every checksum; status 2 where a file is not what was written."""
     from data import Store
     from data.care import damaged, entries
 
-    found = entries(Store(store))
-    errors = [error for _, error in damaged(found)]
+    kept = Store(store)
+    found = entries(kept)
+    errors = [error for _, error in damaged(kept, found)]
     for error in errors:
         typer.echo(str(error), err=True)
     whole = sum(entry.finished for entry in found)
@@ -273,7 +274,7 @@ def store_verify(store: StoreFolder = Path(".stillhouse")) -> None:
 
 @store_app.command("gc")
 def store_gc(
-    store: StoreFolder = Path(".stillhouse"),
+    store: StoreFolder = ".stillhouse",
     unused_for: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Days without use.")] = 30,
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
 ) -> None:

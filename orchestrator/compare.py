@@ -58,6 +58,7 @@ class Job:
         if not cluster.connected():
             self.display.line("starting Ray")
             cluster.connect()
+            cluster.check_store(self.workspace.store)
 
     def check(self) -> None:
         """Read the collection, and refuse what would fail later."""
@@ -219,6 +220,7 @@ class Job:
         folder = self.workspace.store.root / "reports" / self.experiment.name
         page = report.write(comparison, folder)
         (folder / "experiment.yaml").write_text(comparison.config, encoding="utf-8")
+        self.workspace.store.share(folder)
         runs = {row: value.folder for row, value in evaluated.items()}
         return Outcome(comparison, page, self.tracker.publish(comparison, folder, runs))
 

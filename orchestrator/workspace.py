@@ -57,6 +57,7 @@ class Opened:
     """What a worker opens a workspace from: the experiment as JSON, and folders of the store."""
 
     experiment: str
+    root: Path  # where the store works
     collection: Path
     model: ModelFolder
     miners: tuple[ModelFolder, ...] = ()  # of the sources of negatives that an encoder mines
@@ -88,6 +89,7 @@ class Workspace:
     def of(cls, opened: Opened) -> Workspace:
         """A worker's: it reads the store and nothing else, wherever it runs."""
         workspace = cls(Experiment.model_validate_json(opened.experiment))
+        workspace.store = Store(workspace.experiment.store, opened.root)
         workspace.collection = data.open_collection(opened.collection)
         workspace.model = opened.model
         workspace.sources.open(opened.miners, opened.checkers, opened.candidates)
@@ -99,13 +101,15 @@ class Workspace:
     def opened(self) -> Opened:
         """What a worker needs to open this workspace."""
         assert self.collection.folder is not None
-        experiment = self.experiment.model_copy(update={"store": str(self.store.root)})
+        experiment = self.experiment.model_copy(update={"store": str(self.store)})
         miners = tuple(miner.model for miner in self.sources.miners.values())
         checkers = tuple(checker.model for checker in self.sources.checkers.values())
         candidates = tuple(self.sources.candidates.values())
         taught = self.teaching.taught if self.teaching else None
         sources = miners, checkers, candidates
-        return Opened(experiment.model_dump_json(), self.collection.folder, self.model, *sources, taught)
+        return Opened(
+            experiment.model_dump_json(), self.store.root, self.collection.folder, self.model, *sources, taught
+        )
 
     @cached_property
     def collection(self) -> Collection:

@@ -130,7 +130,7 @@ def test_a_cross_encoder_says_what_it_says_of_each_pair(taught: Make, tiny_cross
 
 
 def test_pairs_that_another_experiment_has_scored_are_not_scored_again(
-    taught: Make, monkeypatch: pytest.MonkeyPatch
+    taught: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[int] = []
     plain = ScoreShard.__call__
@@ -157,8 +157,8 @@ def test_pairs_that_another_experiment_has_scored_are_not_scored_again(
     share = len(shared) / len(first.pairs)
     assert again.cost.device_seconds > first.cost.device_seconds * share
     # In another store everything is new, and says the same.
-    alone = taught("cross", "[margin-mse]", "encoder.normalize=false", "training.epochs=4", "store=other").teaching
-    monkeypatch.chdir(first.folders["teacher_scores"].parents[2])
+    other = f"store={tmp_path}/other"
+    alone = taught("cross", "[margin-mse]", "encoder.normalize=false", "training.epochs=4", other).teaching
     assert alone is not None
     whole = PairScores(alone.folders["teacher_scores"])
     np.testing.assert_allclose(whole.take(again.pairs), after.take(again.pairs), atol=1e-5)

@@ -66,7 +66,7 @@ def test_damage_is_found(store: Store) -> None:
     sound, bad = made(store, 1), made(store, 2)
     half(store, 3)
     (bad.path / "a").write_text("MADE")
-    ((entry, error),) = damaged(entries(store))
+    ((entry, error),) = damaged(store, entries(store))
     assert entry.folder == bad.path
     assert str(error).startswith(f"{bad.path / 'a'}: this file of a finished stage does not have the checksum")
     assert sound.path.is_dir()
