@@ -125,8 +125,8 @@ def read_scores(store: Store, collection: Collection, path: str | Path, space: S
     The file is a TREC run; lines of two scores and the ids that they are of (relevant score, other score, query,
     relevant document, other document, as of MarginMSE's authors); or JSON lines, of a query, a document and a score, or
     of a query and its scores by document. A pair that comes twice has its last score. Other pairs are passed over.
-    Raises UserError, naming `where`, for a path that is no file; naming file and line, for a line of no known form and
-    a score that is none of the space; and where pairs are missing in it.
+    Raises UserError, naming `where`, for a path that is no file; naming file and line, for a line of no known form;
+    naming the file, for a score that is none of the space and where pairs are missing in it.
     """
     file = Path(path).expanduser()
     if not file.is_file():

@@ -105,6 +105,8 @@ class Job:
         if teaching := self.workspace.teaching:
             self.display.line(f"teacher: {teaching.in_words}")
             teaching.folders  # noqa: B018 - makes them
+        elif self.experiment.teacher:
+            self.display.line("teacher: no recipe here learns from it")
 
     def save_negatives(self, file: Path) -> int:
         """Write the documents that negatives are drawn from, with their source, to a new Parquet file; how many."""

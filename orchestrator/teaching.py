@@ -170,11 +170,12 @@ class Teaching:
         workspace = self._workspace
 
         def batches() -> Iterator[tuple[Rows, Rows]]:
-            plans = {}
+            orders = {}  # what differs in nothing that a batch depends on has the same ones
             for run in self._runs:
                 if SCORES in run.teacher_needs:
-                    plans[run.training.batch_size, run.training.epochs] = run.training
-            for training in plans.values():
+                    training = run.training
+                    orders[training.batch_size, training.examples, training.epochs] = training
+            for training in orders.values():
                 plan = workspace.plan(training)
                 for step in range(plan.total_steps):
                     batch = plan.batch(step)

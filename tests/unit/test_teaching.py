@@ -114,9 +114,10 @@ def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(taught: Make, re
 
 
 def test_a_cross_encoder_says_what_it_says_of_each_pair(taught: Make, tiny_cross_encoder: Path) -> None:
-    recipes = "[margin-mse, {recipe: margin-mse, name: other, training: {batch_size: 4, epochs: 1}}, arm-adaptive]"
-    workspace = taught("cross", recipes, "encoder.normalize=false")
-    for row, steps in ((0, 8), (1, 8)):
+    other = "{recipe: margin-mse, name: other, training: {batch_size: 4, epochs: 1}}"
+    once = "{recipe: margin-mse, name: once, training: {examples: queries}}"
+    workspace = taught("cross", f"[margin-mse, {once}, {other}, arm-adaptive]", "encoder.normalize=false")
+    for row, steps in ((0, 8), (1, 8), (2, 8)):
         for step in range(steps):  # every batch of either row is served
             batch, said = signals(workspace, row, step)
     assert (said.scores.shape, said.queries, said.space) == ((4, 3), None, "logit")
