@@ -20,7 +20,7 @@ from data.arrow import numbers, read_arrow, write_arrow
 from data.errors import UserError
 from data.store import Store, fingerprint
 
-VERSION = 1
+VERSION = 2
 
 Rows = npt.NDArray[np.int64]
 
@@ -52,7 +52,8 @@ class Collection:
 
     `parts` maps "documents", "queries" and "qrels/<split>" to a fingerprint of what each holds, so that a stage that
     reads documents alone is not made again when a judgment is added. `folder` is the stage in the store that the
-    tables are memory-mapped from; None where they are in memory only.
+    tables are memory-mapped from; None where they are in memory only. `scores` is what a teacher has said of pairs
+    (`query_row`, `doc_row`, `score`), where the files hold such; the part is "scores".
     """
 
     documents: pa.Table
@@ -60,6 +61,7 @@ class Collection:
     qrels: dict[str, Qrels]
     parts: Mapping[str, str]
     folder: Path | None = None
+    scores: pa.Table | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -95,15 +97,22 @@ class DocumentIds(Sequence[str]):
         return self._column[int(row)].as_py()
 
 
-def collection(documents: pa.Table, queries: pa.Table, qrels: dict[str, Qrels]) -> Collection:
+def collection(
+    documents: pa.Table, queries: pa.Table, qrels: dict[str, Qrels], scores: pa.Table | None = None
+) -> Collection:
     """A collection of these tables, with the fingerprints of its parts."""
     parts = {"documents": _digest(documents), "queries": _digest(queries)}
     for split, judgments in qrels.items():
-        arrays = (judgments.query_row, judgments.doc_row, judgments.relevance)
-        content = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-        # Rows mean nothing without the ids that they stand for.
-        parts[f"qrels/{split}"] = fingerprint([parts["documents"], parts["queries"], content])
-    return Collection(documents, queries, qrels, parts)
+        parts[f"qrels/{split}"] = _of_rows(parts, judgments.query_row, judgments.doc_row, judgments.relevance)
+    if scores is not None:
+        parts["scores"] = _of_rows(parts, *(numbers(scores[name]) for name in scores.column_names))
+    return Collection(documents, queries, qrels, parts, scores=scores)
+
+
+def _of_rows(parts: Mapping[str, str], *columns: npt.NDArray[Any]) -> str:
+    """A fingerprint of columns, of which some are rows: these mean nothing without the ids that they stand for."""
+    content = hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
+    return fingerprint([parts["documents"], parts["queries"], content])
 
 
 def load(store: Store, format: str, path: str | Path, splits: Sequence[str] = ()) -> Collection:
@@ -128,6 +137,8 @@ def _write(collection: Collection, folder: Path) -> None:
     for split, qrels in collection.qrels.items():
         columns = {"query_row": qrels.query_row, "doc_row": qrels.doc_row, "relevance": qrels.relevance}
         tables[f"qrels/{split}"] = pa.table(columns)
+    if collection.scores is not None:
+        tables["scores"] = collection.scores
     (folder / "qrels").mkdir(exist_ok=True)
     for name, table in tables.items():
         write_arrow(table, folder / f"{name}.arrow")
@@ -143,7 +154,7 @@ def open_collection(folder: Path) -> Collection:
         for part, table in tables.items()
         if part.startswith("qrels/")
     }
-    return Collection(tables["documents"], tables["queries"], qrels, parts, folder)
+    return Collection(tables["documents"], tables["queries"], qrels, parts, folder, tables.get("scores"))
 
 
 def matches(ordered: Rows, values: Rows) -> tuple[Rows, Rows]:

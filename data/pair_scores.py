@@ -134,28 +134,62 @@ def read_scores(store: Store, collection: Collection, path: str | Path, space: S
     stage = scores_stage(store, collection, {"file": file_digest(file), "space": space}, pairs)
 
     def make(partial: Path) -> None:
-        found = _wanted(_entries(file), collection, pairs)
-        low, high = BOUNDS.get(space, (-math.inf, math.inf))
-        outside = (found < low) | (found > high)
-        if outside.any():
-            raise UserError(
-                f"{found[outside][0]:g} is no {space}, which lies between {low:g} and {high:g}",
-                where=str(file),
-                mend=f"Name the space of these scores: {', '.join(get_args(Space))}.",
-            )
-        if (missing := np.isnan(found)).any():
-            query, document = divmod(int(pairs[missing][0]), collection.documents.num_rows)
-            query_id, doc_id = collection.queries["query_id"][query], collection.documents["doc_id"][document]
-            raise UserError(
-                f"{int(missing.sum()):,} of the {len(pairs):,} pairs that training meets have no score, the first "
-                f'query "{query_id}" with document "{doc_id}"',
-                where=str(file),
-                mend="Draw the negatives from what is scored, such as negatives: {source: file, path: …}, and see that "
-                "the relevant documents are scored too.",
-            )
-        write_scores(partial, pairs, found)
+        write_scores(
+            partial, pairs, _checked(_wanted(_entries(file), collection, pairs), collection, space, pairs, str(file))
+        )
 
     return stage.build(make)
+
+
+def own_scores(store: Store, collection: Collection, space: Space, pairs: Rows, where: str) -> Path:
+    """The same with the scores that the collection's own files give.
+
+    Raises UserError, naming `where`, where these hold none, none of the space, or not all of them.
+    """
+    scores = collection.scores
+    if scores is None:
+        raise UserError("the collection has no scores", where=where, mend="Add the path of a file with scores: path: …")
+    stage = scores_stage(store, collection, {"collection": collection.parts["scores"], "space": space}, pairs)
+
+    def make(partial: Path) -> None:
+        found = np.full(len(pairs), np.nan, np.float32)
+        columns = (numbers(scores[name]) for name in ("query_row", "doc_row", "score"))
+        query, document, score = columns
+        _put(found, pairs, query * collection.documents.num_rows + document, score)
+        write_scores(partial, pairs, _checked(found, collection, space, pairs, where))
+
+    return stage.build(make)
+
+
+def _checked(found: Values, collection: Collection, space: Space, pairs: Rows, where: str) -> Values:
+    """The scores, refused where they are none of the space, or where one is missing."""
+    low, high = BOUNDS.get(space, (-math.inf, math.inf))
+    outside = (found < low) | (found > high)
+    if outside.any():
+        raise UserError(
+            f"{found[outside][0]:g} is no {space}, which lies between {low:g} and {high:g}",
+            where=where,
+            mend=f"Name the space of these scores: {', '.join(get_args(Space))}.",
+        )
+    if (missing := np.isnan(found)).any():
+        query, document = divmod(int(pairs[missing][0]), collection.documents.num_rows)
+        query_id, doc_id = collection.queries["query_id"][query], collection.documents["doc_id"][document]
+        raise UserError(
+            f"{int(missing.sum()):,} of the {len(pairs):,} pairs that training meets have no score, the first "
+            f'query "{query_id}" with document "{doc_id}"',
+            where=where,
+            mend="Draw the negatives from what is scored (negatives: {source: given} or {source: file, path: …}), and "
+            "see that the relevant documents are scored too.",
+        )
+    return found
+
+
+def _put(found: Values, pairs: Rows, some: Rows, scores: Values) -> None:
+    """Write the scores of some pairs to the places that these have among `pairs`, ascending."""
+    place = np.searchsorted(pairs, some)
+    hit = place < len(pairs)
+    hit[hit] = pairs[place[hit]] == some[hit]
+    found[place[hit]] = scores[hit]
 
 
 FORMS = (
@@ -177,11 +211,7 @@ def _wanted(entries: Iterator[Entry], collection: Collection, pairs: Rows) -> Va
     keys, values = array("q"), array("f")
 
     def keep() -> None:
-        block, scores = np.array(keys, np.int64), np.array(values, np.float32)
-        place = np.searchsorted(pairs, block)
-        hit = place < len(pairs)
-        hit[hit] = pairs[place[hit]] == block[hit]
-        found[place[hit]] = scores[hit]
+        _put(found, pairs, np.array(keys, np.int64), np.array(values, np.float32))
         del keys[:], values[:]
 
     for query, document, score in entries:

@@ -208,9 +208,9 @@ class NegativesSettings(SourceSettings):
 
 
 class ScoresSettings(Section):
-    """A file with a teacher's scores, and the space that they are in."""
+    """A file with a teacher's scores, and the space that they are in; without a path, those in the collection."""
 
-    path: Text
+    path: Text | None = None
     space: Space
 
 

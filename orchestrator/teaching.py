@@ -80,7 +80,11 @@ class Teaching:
             UserError: in any of these cases.
         """
         if self._settings.scores is not None:
-            self._score_file  # noqa: B018 - refuses a path that is no file
+            if self._settings.scores.path is not None:
+                self._score_file  # noqa: B018 - refuses a path that is no file
+            elif self._workspace.collection.scores is None:
+                what, mend = "the collection has no scores", "Add the path of a file with scores: path: …"
+                raise UserError(what, where="teacher.scores", mend=mend)
         elif self._settings.encoder is not None:
             self.encoder.check_own_encoder("teacher.encoder")
             dimensions = self.encoder.looked_at.dimension, self._workspace.looked_at.dimension
@@ -97,6 +101,8 @@ class Teaching:
     def identity(self) -> Mapping[str, Any]:
         """All that the teacher's answers depend on but the texts."""
         settings, training = self._settings, self._workspace.experiment.training
+        if settings.scores is not None and settings.scores.path is None:
+            return {"collection": self._workspace.collection.parts.get("scores", ""), "space": settings.space}
         if settings.scores is not None:
             return {"file": file_digest(self._score_file), "space": settings.space}
         if settings.encoder is not None:
@@ -107,6 +113,7 @@ class Teaching:
     @property
     def _score_file(self) -> Path:
         assert self._settings.scores is not None
+        assert self._settings.scores.path is not None
         file = Path(self._settings.scores.path).expanduser()
         if not file.is_file():
             raise UserError(f"{file} is no file", where="teacher.scores.path", mend=pair_scores.FORMS)
@@ -120,9 +127,10 @@ class Teaching:
             return dict(zip(sets, self._workspace.embed(list(sets.values()), "the teacher encodes"), strict=True))
         workspace = self._workspace
         if self._settings.scores is not None:
-            where = "teacher.scores.path"
-            arguments = self._score_file, self._settings.space, self.pairs, where
-            return {SCORES: pair_scores.read_scores(workspace.store, workspace.collection, *arguments)}
+            what, how = (workspace.store, workspace.collection), (self._settings.space, self.pairs)
+            if self._settings.scores.path is None:
+                return {SCORES: pair_scores.own_scores(*what, *how, "teacher.scores")}
+            return {SCORES: pair_scores.read_scores(*what, self._score_file, *how, "teacher.scores.path")}
         return {SCORES: self.scorer.score(self.pairs)}
 
     @property
@@ -162,6 +170,7 @@ class Teaching:
             what = "vectors of " + " and ".join(texts[each] for each in self._vectors)
             return f"{what}, {settings.encoder.model}" + (f" (scores: {self.space})" if SCORES in self.needs else "")
         source = settings.cross_encoder.model if settings.cross_encoder else settings.scores and settings.scores.path
+        source = source or self._workspace.experiment.collection.path
         return f"scores of the pairs that training meets, {source} ({self.space})"
 
     @cached_property

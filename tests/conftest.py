@@ -120,3 +120,11 @@ def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Pat
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two small layers that knows the words of the made-up collection; not to be changed."""
     return tiny_flow.write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of one CPU: what would be the work of Ray's workers is that of this process."""
+    from orchestrator import cluster
+
+    monkeypatch.setattr(cluster, "resources", lambda: cluster.Resources(1, 0.0, 1, 0.0))

@@ -58,12 +58,14 @@ class Steps:
     first: int
     total_steps: int
     triples: int
-    batch_size: int = BATCH
     seed: int = 13
 
     def batch(self, step: int) -> Batch:
         rows = (self.first + step * BATCH + np.arange(BATCH)) % self.triples
         return Batch(rows, rows, (rows + self.triples)[:, None])
+
+    def examples_before(self, step: int) -> int:
+        return step * BATCH
 
     def relevant(self, batch: Batch) -> np.ndarray:
         B, K = batch.negatives.shape

@@ -149,6 +149,32 @@ class Judgments:
         return Qrels(pairs[:, 0].copy(), pairs[:, 1].copy(), np.array(self._relevance, np.int32))
 
 
-def assembled(documents: Texts, queries: Texts, qrels: dict[str, Qrels]) -> Collection:
+class Scores:
+    """What a teacher has said of pairs; of a pair that comes twice the last score counts, and a warning says so."""
+
+    def __init__(self, source: object, queries: Texts, documents: Texts) -> None:
+        self._source, self._queries, self._documents = str(source), queries, documents
+        self._scores: dict[tuple[int, int], float] = {}
+        self._changed = 0
+
+    def add(self, query: str, document: str, score: float) -> None:
+        """Add the score of a pair of known ids."""
+        pair = self._queries.rows[query], self._documents.rows[document]
+        self._changed += self._scores.get(pair, score) != score
+        self._scores[pair] = score
+
+    @property
+    def table(self) -> pa.Table | None:
+        """`query_row`, `doc_row` and `score`; None where there is no score."""
+        if not self._scores:
+            return None
+        if self._changed:
+            log.warning("%s: %s scores differ from an earlier one of their pair", self._source, f"{self._changed:,}")
+        pairs = np.array(list(self._scores), np.int64)
+        scores = np.array(list(self._scores.values()), np.float32)
+        return pa.table({"query_row": pairs[:, 0].copy(), "doc_row": pairs[:, 1].copy(), "score": scores})
+
+
+def assembled(documents: Texts, queries: Texts, qrels: dict[str, Qrels], scores: pa.Table | None = None) -> Collection:
     """The collection of these."""
-    return collection(documents.table, queries.table, qrels)
+    return collection(documents.table, queries.table, qrels, scores)

@@ -8,7 +8,7 @@ from typing import Any
 
 from data.collection import Collection, Qrels
 from data.errors import UserError
-from data.formats.assemble import Judgments, Texts, assembled
+from data.formats.assemble import Judgments, Scores, Texts, assembled
 from data.formats.files import identifier, kind, string, titled
 
 Row = dict[str, Any]
@@ -22,6 +22,7 @@ RELEVANCE = ("score", "relevance", "label")
 
 QUERY = ("query", "anchor", "question", "sentence1")
 POSITIVE = ("positive", "answer", "pos", "passage", "document", "response", "sentence2")
+SCORES = ("scores", "score", "labels", "label", "margin")
 NEGATIVE = "neg"  # what the names of such columns begin with
 
 
@@ -56,10 +57,13 @@ def of_pairs(splits: Mapping[str, Iterable[Row]], source: str) -> Collection:
 
     A row holds a query and a positive, and negatives in columns whose names begin with "neg", a text or a list of
     texts each; or a query, a document and a `label` (or `score`) of 0 or 1. Equal texts are one document, or query.
-    Negatives are judged 0, unless another row judges the same pair above it. A teacher's scores, which come beside
-    negatives, are not read, and a warning says so.
+    Negatives are judged 0, unless another row judges the same pair above it. A number beside negatives, or a list
+    of them (`score`, `scores`, `label`, `labels`, `margin`), is what a teacher has said: the scores of the positive and
+    of each negative; or, where it is one fewer, how much higher than each negative it scores the positive, whose score
+    is 0 then.
     """
     documents, queries = Texts("doc"), Texts("query")
+    scores = Scores(source, queries, documents)
     found: dict[str, dict[tuple[str, str], tuple[int, int]]] = {}
     for split, rows in splits.items():
         place = f"{source}, {split}"
@@ -67,11 +71,13 @@ def of_pairs(splits: Mapping[str, Iterable[Row]], source: str) -> Collection:
         queries.begin(place)
         pairs = found[split] = {}
         for number, row in enumerate(rows, 1):
-            if number == 1 and _is_scored(row):
-                log.warning("%s: the scores beside the negatives are not read", place)
-            query, judged_texts = _pair(row, f"{place}:{number}")
-            for text, relevance in judged_texts:
+            where = f"{place}:{number}"
+            query, judged_texts = _pair(row, where)
+            said = _scores(row, len(judged_texts), where)
+            for place_in_row, (text, relevance) in enumerate(judged_texts):
                 pair = queries.add_text(query, number), documents.add_text(text, number)
+                if said:
+                    scores.add(*pair, said[place_in_row])
                 if pair not in pairs or pairs[pair][0] < relevance:
                     pairs[pair] = relevance, number
     qrels = {}
@@ -80,7 +86,7 @@ def of_pairs(splits: Mapping[str, Iterable[Row]], source: str) -> Collection:
         for (query, document), (relevance, number) in pairs.items():
             judgments.add(query, document, relevance, number)
         qrels[split] = judgments.qrels
-    return assembled(documents, queries, qrels)
+    return assembled(documents, queries, qrels, scores.table)
 
 
 def _pair(row: Row, where: str) -> tuple[str, list[tuple[str, int]]]:
@@ -98,8 +104,24 @@ def _negatives(row: Row) -> list[str]:
     return [name for name in row if name.startswith(NEGATIVE)]
 
 
-def _is_scored(row: Row) -> bool:
-    return bool(_negatives(row)) and any(name in row for name in (*RELEVANCE, "scores", "margin"))
+def _scores(row: Row, documents: int, where: str) -> list[float]:
+    """What a teacher has said of each document of a row, the positive first; empty where it has said nothing."""
+    name = next((name for name in SCORES if name in row), None)
+    if name is None or not _negatives(row):
+        return []
+    values = row[name] if isinstance(row[name], list) else [row[name]]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) or value != value for value in values):
+        what = f"{name} is neither a number nor a list of numbers"
+        raise UserError(what, where=where, mend="Mend it, or rename the column.")
+    if len(values) == documents:
+        return [float(value) for value in values]
+    if len(values) == documents - 1:
+        return [0.0, *(-float(value) for value in values)]
+    raise UserError(
+        f"{name} has {len(values)} number(s) for a positive and {documents - 1} negative(s)",
+        where=where,
+        mend=f"Give {documents} scores, the positive's first, or {documents - 1} margins.",
+    )
 
 
 def _relevance(row: Row, where: str) -> int:

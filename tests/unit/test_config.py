@@ -96,6 +96,7 @@ def test_minimal_experiment_has_every_default():
             "absolute_margin": None,
             "relative_margin": None,
             "check": None,
+            "refresh": None,
             "per_query": 1,
             "mix": (),
         },

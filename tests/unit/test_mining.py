@@ -14,18 +14,14 @@ import transformers
 
 from data import PooledNegatives, UserError
 from data.store import manifest
-from orchestrator import cluster, shards
-from orchestrator.cluster import Resources
+from orchestrator import shards
 from orchestrator.config import load
 from orchestrator.evaluation import evaluate_all
 from orchestrator.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_cpu")
+
 DEPTH = 40
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ import ranks
 import tiny_flow
 
 from data import BatchPlan, UserError
-from orchestrator import cluster
-from orchestrator.cluster import Resources
 from orchestrator.config import load
 from orchestrator.encoding import TokenCount
 from orchestrator.group import Group
@@ -24,12 +22,9 @@ from orchestrator.runs import runs_of
 from orchestrator.trial import read_trial, run_trial, stage_of
 from orchestrator.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_cpu")
+
 MINED = "negatives={source: mined, depth: 12, skip: 1, refresh: %s}"
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
 
 
 @pytest.fixture

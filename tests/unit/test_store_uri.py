@@ -12,7 +12,6 @@ import tiny_flow
 
 from data import Store, UserError
 from orchestrator import cluster, trial
-from orchestrator.cluster import Resources
 from orchestrator.config import load
 from orchestrator.evaluation import evaluate_all, trained_model
 from orchestrator.runs import runs_of
@@ -21,8 +20,9 @@ from orchestrator.workspace import Workspace
 
 
 @pytest.fixture
-def experiment(tmp_path: Path, tiny_collection: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
+def experiment(
+    tmp_path: Path, tiny_collection: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, one_cpu: None
+) -> Any:
     path = tiny_flow.write_experiment(tmp_path, tiny_collection, tiny_model)
 
     def on(machine: str) -> Workspace:

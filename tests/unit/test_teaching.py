@@ -13,28 +13,25 @@ import pytest
 import tiny_flow
 import torch
 import transformers
+from tiny_flow import THINGS
 
 from data import UserError
 from data.pair_scores import PairScores
 from data.store import manifest
-from orchestrator import cluster, pair_scoring
-from orchestrator.cluster import Resources
+from orchestrator import pair_scoring
 from orchestrator.config import load
 from orchestrator.pair_scoring import ScoreShard
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.trial import JOURNAL, read_trial, run_trial, stage_of
 from orchestrator.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_cpu")
+
 TEACHERS = {
     "encoder": "{{encoder: {{model: {model}, query_tokens: 16, document_tokens: 24}}}}",
     "cross": "{{cross_encoder: {{model: {cross}, query_tokens: 12, document_tokens: 14}}}}",
     "file": "{{scores: {{path: {scores}, space: logit}}}}",
 }
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
 
 
 Make = Callable[..., Workspace]
@@ -232,6 +229,39 @@ def test_scores_that_others_made(taught: Make, tmp_path: Path) -> None:
     ]
     np.testing.assert_allclose(said.scores, expected, rtol=1e-6)
     assert workspace.teaching.cost is None
+
+
+def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> None:
+    rows = [
+        {"query": f"askba {THINGS[i]}", "positive": THINGS[i], "negative": THINGS[i + 1], "scores": [i + 2.0, i / 2]}
+        for i in range(20)
+    ]
+    for split, part in (("train", rows[:16]), ("test", rows[16:])):
+        (tmp_path / "scored").mkdir(exist_ok=True)
+        (tmp_path / "scored" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    settings = (
+        f"collection={{format: huggingface, path: {tmp_path}/scored, validation: 0.25}}",
+        "training.batch_size=4",
+        "negatives={source: given}",
+        "encoder.normalize=false",
+    )
+    workspace = taught("{{scores: {{space: dot}}}}", "[margin-mse]", *settings)
+    workspace.check_encoder()
+    batch, said = signals(workspace)
+    ids = workspace.collection.queries["text"].to_pylist()
+    for query, scores in zip(batch.queries.tolist(), said.scores.tolist(), strict=True):
+        number = THINGS.index(ids[query].split()[1])
+        assert scores == [number + 2.0, number / 2]
+    assert workspace.teaching.cost is None
+    assert workspace.teaching.in_words == f"scores of the pairs that training meets, {tmp_path}/scored (dot)"
+    run = run_of(workspace)
+    run_trial(workspace, run, lambda point: None)
+    assert stage_of(Workspace.of(workspace.opened), run).done
+    random = taught("{{scores: {{space: dot}}}}", "[margin-mse]", *settings[:2], "encoder.normalize=false")
+    with pytest.raises(UserError, match=r"^teacher.scores: \d+ of the \d+ pairs that training meets have no score"):
+        random.teaching.folders  # noqa: B018
+    with pytest.raises(UserError, match=r"^teacher.scores: the collection has no scores. Add the path of a file"):
+        taught("{{scores: {{space: dot}}}}", "[margin-mse]", "encoder.normalize=false").check_encoder()
 
 
 def test_a_run_is_named_by_its_teacher_where_it_has_one(taught: Make) -> None:

@@ -274,15 +274,74 @@ def test_lists_of_negatives_and_labelled_pairs(tmp_path: Path) -> None:
     assert content(made)["qrels"] == {"train": {("q0", "d0", 1), ("q0", "d1", 0), ("q1", "d1", 1)}}
 
 
-def test_scores_beside_negatives_are_said_not_to_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"query": "why", "positive": "Because.", "negative": "No.", "score": 3.5}] * 2
+def scores_of(made: Any) -> dict[tuple[str, str], float]:
+    queries, documents = made.queries["query_id"].to_pylist(), made.documents["doc_id"].to_pylist()
+    rows = made.scores.to_pylist()
+    return {(queries[row["query_row"]], documents[row["doc_row"]]): row["score"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("said", "scores"),
+    [
+        ({"score": [3.5, 1, -2]}, [3.5, 1.0, -2.0]),
+        ({"scores": [0, 0.25, 0.5]}, [0.0, 0.25, 0.5]),
+        ({"label": [2.5, 4.0]}, [0.0, -2.5, -4.0]),  # margins
+        ({"margin": [-1.0, 4.0]}, [0.0, 1.0, -4.0]),
+    ],
+)
+def test_scores_beside_negatives(tmp_path: Path, said: Any, scores: list[float]) -> None:
+    row = {"query": "why", "positive": "Because.", "negative_1": "No.", "negative_2": "Never.", **said}
+    made = load(Store(tmp_path / "store"), "huggingface", write_pairs(tmp_path / "mine", [row]), ("train", "test"))
+    assert content(made)["qrels"] == {"train": {("q0", "d0", 1), ("q0", "d1", 0), ("q0", "d2", 0)}}
+    assert scores_of(made) == {("q0", f"d{place}"): score for place, score in enumerate(scores)}
+    row["query"] = "why not"
+    other = FORMATS["huggingface"].read(str(write_pairs(tmp_path / "other", [row])), ())
+    assert other.parts["scores"] != made.parts["scores"]
+    assert FORMATS["huggingface"].read(str(tmp_path / "mine"), ()).parts == made.parts
+
+
+def test_one_margin_and_what_is_scored_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"query": "why", "positive": "Because.", "negative": "No.", "score": 3.5},
+        {"query": "why", "positive": "Because.", "negative": "Never.", "score": 2.0},
+        {"query": "how", "positive": "So.", "negative": "No.", "score": -1.0},
+    ]
     folder = write_pairs(tmp_path / "mine", rows)
+    made = FORMATS["huggingface"].read(str(folder), ())
+    assert scores_of(made) == {
+        ("q0", "d0"): 0.0, ("q0", "d1"): -3.5, ("q0", "d2"): -2.0, ("q1", "d3"): 0.0, ("q1", "d1"): 1.0
+    }  # fmt: skip
+    assert not caplog.records
+    write_pairs(folder, [*rows, {**rows[0], "score": 4.0}])
     with caplog.at_level("WARNING"):
-        assert content(FORMATS["huggingface"].read(str(folder), ()))["qrels"] == {
-            "train": {("q0", "d0", 1), ("q0", "d1", 0)}
-        }
+        assert scores_of(FORMATS["huggingface"].read(str(folder), ()))["q0", "d1"] == -4.0
     told = [record.getMessage() for record in caplog.records if record.name.startswith("data.")]
-    assert told == [f"{folder}, train: the scores beside the negatives are not read"]
+    assert told == [f"{folder}: 1 scores differ from an earlier one of their pair"]
+
+
+def test_without_negatives_a_label_is_a_judgment_and_no_score(tmp_path: Path) -> None:
+    row = {"question": "why", "answer": "Because.", "label": 1}
+    assert FORMATS["huggingface"].read(str(write_pairs(tmp_path / "mine", [row])), ()).scores is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (
+            [1.0, 2.0, 3.0, 4.0],
+            "scores has 4 number(s) for a positive and 2 negative(s). Give 3 scores, the positive's ",
+        ),
+        ([float("nan"), 1.0, 2.0], "scores is neither a number nor a list of numbers. Mend it, or rename the column."),
+        (["high", "low"], "scores is neither a number nor a list of numbers. Mend it, or rename the column."),
+    ],
+)
+def test_scores_that_are_refused(tmp_path: Path, scores: Any, message: str) -> None:
+    folder = write_pairs(
+        tmp_path / "mine", [{"query": "why", "positive": "Because.", "negatives": ["No.", "Never."], "scores": scores}]
+    )
+    with pytest.raises(UserError) as error:
+        FORMATS["huggingface"].read(str(folder), ())
+    assert str(error.value).startswith(f"{folder}, train:1: {message}")
 
 
 def test_splits_that_are_not_wanted_are_not_read(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_where_it_cannot_be_reached_the_work_goes_on(
         raise OSError("the cable is out")
 
     one = machine("one")
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, caplog.at_level("WARNING"):
         patch.setattr(Remote, "_copy_there", lost)
         letters(one).build(write())
     assert "cannot be used: the cable is out" in caplog.text
