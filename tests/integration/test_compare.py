@@ -253,3 +253,31 @@ def test_export(stillhouse: Any, finished: Flow, tmp_path: Path) -> None:
     stage = VectorSet(model, workspace.tokens.documents, "fp32").stage(workspace.store)
     table = pa.ipc.open_file(pa.memory_map(str(stage.path / "part-00000.arrow"))).read_all()
     assert np.allclose(vectors, np.array(table["vector"].to_pylist()), atol=1e-5)
+
+
+def test_what_a_teacher_says_of_what_was_mined_and_checked(prepared: Flow, tiny_cross_encoder: Path) -> None:
+    model = f"model: {tiny_cross_encoder}, query_tokens: 12, document_tokens: 14"
+    mined = f"{{source: mined, skip: 1, depth: 20, absolute_margin: 0.01, check: {{{model}}}}}"
+    settings = (
+        f"negatives={{per_query: 2, mix: [{mined}, {{source: random}}]}}",
+        f"teacher={{cross_encoder: {{{model}}}}}",
+        "recipes=[margin-mse]",
+        "encoder.normalize=false",  # cosines could not take the margins of logits
+    )
+    ended = prepared.run("compare", *(word for setting in settings for word in ("--set", setting)))
+    assert ended.status == 0, ended.errors
+    assert "queries have fewer than 2 mined; random documents fill up" in ended.errors
+    assert "negatives a query: 2 own" in ended.errors
+    assert f"teacher: scores of the pairs that training meets, {tiny_cross_encoder} (logit)" in ended.errors
+    assert "margin-mse learns from a teacher" in ended.output
+    ranked, checked = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "mining")
+    assert ranked["examples"] == 60 + 32
+    assert checked["examples"] > 32
+    (taught,) = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "teaching")
+    # Each training query with its document, and with two negatives in each of two epochs, of which some are the same.
+    assert 32 < taught["examples"] <= 32 + 2 * 32 * 2
+    # The corpus was encoded once untrained, for mining and evaluation, and once trained.
+    sizes = [
+        len(list(folder.glob("part-*"))) for folder in (prepared.store / "embeddings").iterdir() if folder.is_dir()
+    ]
+    assert len(sizes) == 5  # two corpora, two times the test queries, and the training queries

@@ -4,8 +4,6 @@ arrives from a worker as it is.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from flow import Ended, Flow
 
@@ -29,35 +27,6 @@ def test_two_workers_learn_what_one_learns(compared: tuple[Flow, Ended], prepare
     assert prepared.measures["static-margin"] == compared[0].measures["static-margin"]
     used = {cost["devices"] for cost in prepared.comparison["costs"] if cost["stage"] == "training"}
     assert used == {2}
-
-
-@pytest.mark.timeout(300)
-def test_workers_learn_from_a_teacher_on_what_was_mined_and_checked(prepared: Flow, tiny_cross_encoder: Path) -> None:
-    model = f"model: {tiny_cross_encoder}, query_tokens: 12, document_tokens: 14"
-    mined = f"{{source: mined, skip: 1, depth: 20, absolute_margin: 0.01, check: {{{model}}}}}"
-    settings = (
-        f"negatives={{per_query: 2, mix: [{mined}, {{source: random}}]}}",
-        f"teacher={{cross_encoder: {{{model}}}}}",
-        "recipes=[margin-mse]",
-        "encoder.normalize=false",  # cosines could not take the margins of logits
-    )
-    ended = prepared.run("compare", *TWO, *(word for setting in settings for word in ("--set", setting)))
-    assert ended.status == 0, ended.errors
-    assert "queries have fewer than 2 mined; random documents fill up" in ended.errors
-    assert "negatives a query: 2 own" in ended.errors
-    assert f"teacher: scores of the pairs that training meets, {tiny_cross_encoder} (logit)" in ended.errors
-    assert "margin-mse learns from a teacher" in ended.output
-    ranked, checked = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "mining")
-    assert ranked["examples"] == 60 + 32
-    assert checked["examples"] > 32
-    (taught,) = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "teaching")
-    # Each training query with its document, and with two negatives in each of two epochs, of which some are the same.
-    assert 32 < taught["examples"] <= 32 + 2 * 32 * 2
-    # The corpus was encoded once untrained, for mining and evaluation, and once trained.
-    sizes = [
-        len(list(folder.glob("part-*"))) for folder in (prepared.store / "embeddings").iterdir() if folder.is_dir()
-    ]
-    assert len(sizes) == 5  # two corpora, two times the test queries, and the training queries
 
 
 @pytest.mark.timeout(200)
