@@ -23,8 +23,9 @@ check: $(READY)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests; those of the whole flow one after the other, because each has all cores
+	$(BIN)/python -m pytest tests/unit --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest tests/integration tests/cluster
 
 test-fast: $(READY)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m 'not ray and not slow'
