@@ -8,18 +8,16 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import interrupt
+from orchestrator import cli_store, interrupt
+from orchestrator.cli_output import AsJson, Exit, print_json
 
 if TYPE_CHECKING:
-    from data.care import Entry
     from orchestrator.compare import Job
     from orchestrator.config import Experiment
 
@@ -32,19 +30,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(cli_store.app, name="store")
+
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=3.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class Exit(IntEnum):
-    """Exit statuses."""
-
-    DONE = 0
-    FAILED = 1
-    INPUT = 2
 
 
 @app.command()
@@ -56,7 +47,7 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
     from orchestrator.report import terminal
 
     if as_json:
-        _print_json(to_json(outcome.comparison))
+        print_json(to_json(outcome.comparison))
         return
     terminal.show(outcome.comparison)
     out = typer.echo
@@ -84,7 +75,7 @@ def prepare(
     from orchestrator.report import collection
 
     if as_json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
     else:
         collection.show(found)
 
@@ -157,7 +148,7 @@ def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: A
         evaluated = job.evaluate(job.train())
     measures = {row: value.measures for row, value in evaluated.items()}
     if as_json:
-        _print_json(measures)
+        print_json(measures)
         return
     for row, values in measures.items():
         typer.echo(f"{row}  " + "  ".join(f"{measure} {value:.4f}" for measure, value in values.items()))
@@ -224,7 +215,7 @@ def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJso
 
     stages = describe(_load(experiment, overrides))
     if as_json:
-        _print_json([stage._asdict() for stage in stages])
+        print_json([stage._asdict() for stage in stages])
         return
     from rich.console import Console
     from rich.table import Table
@@ -235,63 +226,6 @@ def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJso
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
-store_app = typer.Typer(
-    help="Look after the store: what is in it, whether it is sound, what may go.", no_args_is_help=True
-)
-app.add_typer(store_app, name="store")
-StoreFolder = Annotated[str, typer.Option("--store", metavar="FOLDER", help="The store, or its URI.")]
-
-
-@store_app.command("ls")
-def store_ls(store: StoreFolder = ".stillhouse", as_json: AsJson = False) -> None:
-    """List what the stages made: how large, when last used, how long it took to make."""
-    from data import Store
-    from data.care import entries
-
-    found = entries(Store(store))
-    if as_json:
-        _print_json([asdict(entry) for entry in found])
-        return
-    _show_entries(found)
-
-
-@store_app.command("verify")
-def store_verify(store: StoreFolder = ".stillhouse") -> None:
-    """Compute every checksum; status 2 where a file is not what was written."""
-    from data import Store
-    from data.care import damaged, entries
-
-    kept = Store(store)
-    found = entries(kept)
-    errors = [error for _, error in damaged(kept, found)]
-    for error in errors:
-        typer.echo(str(error), err=True)
-    whole = sum(entry.finished for entry in found)
-    typer.echo(f"{whole - len(errors):,} of {whole:,} are what was written")
-    if errors:
-        raise typer.Exit(Exit.INPUT)
-
-
-@store_app.command("gc")
-def store_gc(
-    store: StoreFolder = ".stillhouse",
-    unused_for: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Days without use.")] = 30,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
-) -> None:
-    """Remove what was not used for long; what a report names stays."""
-    import time
-
-    from data import Store
-    from data.care import entries, remove, unused
-
-    kept = Store(store)
-    chosen = unused(kept, entries(kept), time.time() - unused_for * 86_400)
-    if yes:
-        chosen = remove(kept, chosen)
-    _show_entries(chosen)
-    typer.echo("removed" if yes else "nothing is removed without --yes")
-
-
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine, or the cluster that RAY_ADDRESS names."""
@@ -299,7 +233,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = check()
     if as_json:
-        _print_json([finding._asdict() for finding in findings])
+        print_json([finding._asdict() for finding in findings])
     else:
         for finding in findings:
             typer.echo(f"{'ok ' if finding.good else 'BAD'}  {finding.what}: {finding.found}")
@@ -314,11 +248,12 @@ def losses(as_json: AsJson = False) -> None:
 
     descriptions = describe()
     if as_json:
-        _print_json([description._asdict() for description in descriptions])
+        print_json([description._asdict() for description in descriptions])
         return
     for d in descriptions:
-        parameters = ", ".join(p.name if p.required else f"{p.name}={p.default!r}" for p in d.parameters)
-        _block(d.name, d.summary, parameters=parameters, knobs=_words(d.knobs), needs=_words(d.needs), paper=d.paper)
+        parameters = ", ".join(p.name if p.required else f"{p.name}={p.default!r}" for p in d.parameters) or "none"
+        knobs = ", ".join(d.knobs) or "none"
+        _block(d.name, d.summary, parameters=parameters, knobs=knobs, needs=_words(d.needs), paper=d.paper)
 
 
 @app.command()
@@ -327,7 +262,7 @@ def recipes(as_json: AsJson = False) -> None:
     from orchestrator.recipes import RECIPES
 
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": r.name,
@@ -390,25 +325,6 @@ def _show_trials(trials: dict[str, Any]) -> None:
             typer.echo(f"{trial.name}  validation nDCG@10 {trial.validation:.4f}  {trial.state}")
 
 
-def _show_entries(found: Sequence[Entry]) -> None:
-    from datetime import datetime
-
-    from rich import filesize
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "fingerprint", "size", "made in, s", "last used"):
-        table.add_column(column, justify="right" if column in ("size", "made in, s") else "left")
-    for entry in found:
-        made = "not finished" if entry.seconds is None else f"{entry.seconds:,.1f}"
-        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        table.add_row(entry.stage, entry.fingerprint, filesize.decimal(entry.bytes), made, used)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{len(found):,} outputs, {filesize.decimal(sum(entry.bytes for entry in found))}")
-
-
 def _block(name: str, summary: str, **facts: str) -> None:
     typer.echo(f"{name}\n  {summary}")
     for key, value in facts.items():
@@ -417,13 +333,6 @@ def _block(name: str, summary: str, **facts: str) -> None:
 
 def _words(values: Any) -> str:
     return ", ".join(sorted(values)) or "nothing beyond queries and positives"
-
-
-def _print_json(value: Any) -> None:
-    def plain(value: Any) -> Any:
-        return sorted(value) if isinstance(value, frozenset | set) else str(value)
-
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
 
 
 def _mlflow(uri: str) -> str:

@@ -49,7 +49,7 @@ def page(comparison: Comparison) -> str:
         seed=wording.configured(comparison, "seed"),
         figures=_overview(comparison) + _trials(comparison),
         ledger=[
-            (recipe or "shared by all", list(costs))
+            (recipe or "shared", list(costs))
             for recipe, costs in itertools.groupby(entries, lambda cost: cost.recipe)
         ],
         devices=sorted({cost.device for cost in entries}),

@@ -60,7 +60,7 @@ def speed_ups(comparison: Comparison) -> str | None:
             axes.annotate(f"{row.name} against {up.over}", (0, place), (0, 10), "data", "offset points")
             axes.annotate(
                 f"{wording.times(up.ratio)} · {quality}",
-                (up.ratio, place),
+                (max(up.ratio, 1.0), place),
                 (5, 0),
                 "data",
                 "offset points",
