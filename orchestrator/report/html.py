@@ -49,8 +49,7 @@ def page(comparison: Comparison) -> str:
         seed=wording.configured(comparison, "seed"),
         figures=_overview(comparison) + _trials(comparison),
         ledger=[
-            (recipe or "shared", list(costs))
-            for recipe, costs in itertools.groupby(entries, lambda cost: cost.recipe)
+            (recipe or "shared", list(costs)) for recipe, costs in itertools.groupby(entries, lambda cost: cost.recipe)
         ],
         devices=sorted({cost.device for cost in entries}),
         total=total(entries),
