@@ -143,7 +143,12 @@ class Stage:
     @property
     def done(self) -> bool:
         """Whether the finished output is there; brought here from where the store is kept, if it is."""
-        return (self.path / MANIFEST).is_file() or self._fetched()
+        return self.here or self._fetched()
+
+    @property
+    def here(self) -> bool:
+        """Whether it is in the folder that the store works in; nothing is asked of where the store is kept."""
+        return (self.path / MANIFEST).is_file()
 
     def build(self, make: Callable[[Path], None]) -> Path:
         """The folder of the finished output, made by `make(partial)` unless it is there already.

@@ -104,7 +104,7 @@ class Job:
         """What the recipes learn from a teacher."""
         if teaching := self.workspace.teaching:
             self.display.line(f"teacher: {teaching.in_words}")
-            teaching.folders  # noqa: B018 - makes them
+            teaching.make()
         elif self.experiment.teacher:
             self.display.line("teacher: no recipe here learns from it")
 

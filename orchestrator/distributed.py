@@ -68,7 +68,7 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
             return self._score(self._known.pop(0))
         if self._seen and not self._ended.done():
             ray.get(self._gate.answer.remote(True))
-        while not self._stage.done or not self._ended.done():
+        while not self._stage.here or not self._ended.done():
             ended = self._ended.done()  # asked first, so that what was said before the end is heard
             said = ray.get(self._gate.listen.remote())
             if isinstance(said, UserError):

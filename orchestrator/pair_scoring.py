@@ -26,7 +26,9 @@ from orchestrator.training import Tokens
 
 SHARD_PAIRS = 2048
 COST = "cost.json"
-_PLAN = "plan"  # of a partial stage: which pairs are to be made, and what is known of the others
+# In a partial stage: the folder of what is under way, the pairs that are to be made, the scores of the others, and what
+# these cost.
+_WORK, _MISSING, _KNOWN, _REUSED = "work", "missing.arrow", "known.arrow", "reused.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,45 +68,46 @@ class PairScoring:
         stage = self.stage(store, collection)
 
         def make(partial: Path) -> None:
-            missing, known, reused = self._plan(stage, partial)
-            numbered = [Shard(partial, number) for number in range(math.ceil(len(missing) / SHARD_PAIRS))]
-            arguments = {
-                "folder": self.folder,
-                "tokens": tokens(),
-                "pairs": partial / _PLAN / "missing.arrow",
-                "precision": self.precision,
-                "token_budget": self.token_budget,
-            }
-            shards.run(numbered, ScoreShard, arguments, size, available, connect, on_shard)
-            made = [numbers(read_arrow(shard.path)["score"]) for shard in numbered]
-            pairs = np.concatenate([numbers(known["pair"]), missing])
-            pair_scores.write_scores(partial, pairs, np.concatenate([numbers(known["score"]), *made]))
-            cost = shards.total([*shards.costs(partial), *reused], "teaching")
-            (partial / COST).write_text(json.dumps(to_json(cost)), encoding="utf-8")
-            for shard in numbered:
-                shard.path.unlink()
-            shutil.rmtree(partial / _PLAN)
+            work = partial / _WORK
+            if not (partial / COST).is_file():  # the last that is moved out of the work
+                missing, known, reused = self._plan(stage, work)
+                numbered = [Shard(work, number) for number in range(math.ceil(len(missing) / SHARD_PAIRS))]
+                arguments = {
+                    "folder": self.folder,
+                    "tokens": tokens(),
+                    "pairs": work / _MISSING,
+                    "precision": self.precision,
+                    "token_budget": self.token_budget,
+                }
+                shards.run(numbered, ScoreShard, arguments, size, available, connect, on_shard)
+                made = [numbers(read_arrow(shard.path)["score"]) for shard in numbered]
+                pairs = np.concatenate([numbers(known["pair"]), missing])
+                pair_scores.write_scores(work, pairs, np.concatenate([numbers(known["score"]), *made]))
+                cost = shards.total([*shards.costs(work), *reused], "teaching")
+                (work / COST).write_text(json.dumps(to_json(cost)), encoding="utf-8")
+                for name in (pair_scores.SCORES, COST):
+                    (work / name).rename(partial / name)
+            shutil.rmtree(work, ignore_errors=True)
 
         return stage.build(make)
 
-    def _plan(self, stage: Stage, partial: Path) -> tuple[Rows, pa.Table, list[Cost]]:
+    def _plan(self, stage: Stage, work: Path) -> tuple[Rows, pa.Table, list[Cost]]:
         """The pairs that are to be made, the scores of the others, and the share of their cost; settled once a stage,
         since what other stages hold may change while this one is made.
         """
-        folder = partial / _PLAN
-        if not folder.is_dir():
-            draft = partial / f"{_PLAN}.draft"
+        if not work.is_dir():
+            draft = work.with_suffix(".draft")
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
             known = pair_scores.known(stage, self.pairs)
             missing = np.setdiff1d(self.pairs, known.pairs, assume_unique=True)
-            write_arrow(pa.table({"pair": missing}), draft / "missing.arrow")
-            write_arrow(pa.table({"pair": known.pairs, "score": known.scores}), draft / "known.arrow")
+            write_arrow(pa.table({"pair": missing}), draft / _MISSING)
+            write_arrow(pa.table({"pair": known.pairs, "score": known.scores}), draft / _KNOWN)
             reused = [_share(cost(folder), count / len(PairScores(folder))) for folder, count in known.used.items()]
-            (draft / COST).write_text(json.dumps([to_json(each) for each in reused]), encoding="utf-8")
-            draft.rename(folder)
-        costs = costs_from_json(json.loads((folder / COST).read_text(encoding="utf-8")))
-        return numbers(read_arrow(folder / "missing.arrow")["pair"]), read_arrow(folder / "known.arrow"), list(costs)
+            (draft / _REUSED).write_text(json.dumps([to_json(each) for each in reused]), encoding="utf-8")
+            draft.rename(work)
+        costs = costs_from_json(json.loads((work / _REUSED).read_text(encoding="utf-8")))
+        return numbers(read_arrow(work / _MISSING)["pair"]), read_arrow(work / _KNOWN), list(costs)
 
 
 def cost(folder: Path) -> Cost:

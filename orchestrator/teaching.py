@@ -87,7 +87,7 @@ class Teaching:
                 raise UserError(what, where="teacher.scores", mend=mend)
         elif self._settings.encoder is not None:
             self.encoder.check_own_encoder("teacher.encoder")
-            dimensions = self.encoder.looked_at.dimension, self._workspace.looked_at.dimension
+            dimensions = self.encoder.facts.dimension, self._workspace.facts.dimension
             if dimensions[0] != dimensions[1] and any(run.build_loss().matches_vectors for run in self._runs):
                 raise UserError(
                     "vectors of {} dimensions cannot be matched by an encoder of {}".format(*dimensions),
@@ -132,6 +132,10 @@ class Teaching:
                 return {SCORES: pair_scores.own_scores(*what, *how, "teacher.scores")}
             return {SCORES: pair_scores.read_scores(*what, self._score_file, *how, "teacher.scores.path")}
         return {SCORES: self.scorer.score(self.pairs)}
+
+    def make(self) -> None:
+        """Ask the teacher, unless the store has the answers."""
+        self.folders  # noqa: B018
 
     @property
     def _vectors(self) -> list[str]:
@@ -215,12 +219,8 @@ class Teaching:
             documents = VectorsByRow(self.folders[DOCUMENTS])
 
         def say(batch: Batch) -> Signals:
-            q = torch.from_numpy(queries.take(batch.queries)) if queries and needs & {SCORES, QUERIES} else None
-            d = (
-                torch.from_numpy(documents.take(_documents(batch)))
-                if documents and needs & {SCORES, DOCUMENTS}
-                else None
-            )
+            q = torch.from_numpy(queries.take(batch.queries)) if queries else None
+            d = torch.from_numpy(documents.take(_documents(batch))) if documents else None
             scores = torch.einsum("bd,bcd->bc", q, d) if SCORES in needs and q is not None and d is not None else None
             return Signals(scores, q, d, self.space)
 

@@ -44,7 +44,7 @@ class Watch:
 
     def _look(self) -> None:
         for i, (run, stage) in enumerate(self._runs):
-            folder = stage.path if stage.done else stage.partial
+            folder = stage.path if stage.here else stage.partial
             entries, self._offsets[i] = Journal(folder / JOURNAL).tail(self._offsets[i])
             if entries:
                 self._on_entries(run, entries)

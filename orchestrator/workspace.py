@@ -45,7 +45,7 @@ from orchestrator.weights import ModelFolder, keep, locate, placed
 VERSION = 2  # of the check of an encoder
 
 
-class LookedAt(NamedTuple):
+class EncoderFacts(NamedTuple):
     """What loading an encoder tells: the most tokens that it takes, None where any number, and D."""
 
     max_tokens: int | None
@@ -193,7 +193,7 @@ class Workspace:
     def check_own_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
         with placed(key):
-            longest = self.looked_at.max_tokens
+            longest = self.facts.max_tokens
         for name in ("query_tokens", "document_tokens"):
             tokens = getattr(self.experiment.encoder, name)
             if longest is not None and tokens > longest:
@@ -204,7 +204,7 @@ class Workspace:
                 )
 
     @cached_property
-    def looked_at(self) -> LookedAt:
+    def facts(self) -> EncoderFacts:
         """What has to be known of the encoder. It is loaded to be asked, 3 s, once; then the store has it."""
         inputs = {
             "weights": self.model.fingerprint,
@@ -215,11 +215,11 @@ class Workspace:
 
         def ask(partial: Path) -> None:
             encoder = self.load_encoder()
-            found = LookedAt(encoder.max_tokens, encoder.dimension)
+            found = EncoderFacts(encoder.max_tokens, encoder.dimension)
             (partial / "encoder.json").write_text(json.dumps(found._asdict()))
 
         folder = self.store.stage("encoder-checks", VERSION, inputs).build(ask)
-        return LookedAt(**json.loads((folder / "encoder.json").read_text()))
+        return EncoderFacts(**json.loads((folder / "encoder.json").read_text()))
 
     @cached_property
     def model(self) -> ModelFolder:

@@ -15,10 +15,10 @@ import torch
 import transformers
 from tiny_flow import THINGS
 
-from data import UserError
+from data import UserError, pair_scores
 from data.pair_scores import PairScores
 from data.store import manifest
-from orchestrator import pair_scoring
+from orchestrator import pair_scoring, shards
 from orchestrator.config import load
 from orchestrator.pair_scoring import ScoreShard
 from orchestrator.runs import RunSpec, runs_of
@@ -103,7 +103,7 @@ def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(taught: Make, re
     if run.loss == "score-kl":
         run = RunSpec(**{**vars(run), "parameters": {"temperature": 0.05, "in_batch": True}})
     assert workspace.teaching is not None
-    workspace.teaching.folders  # noqa: B018 - the driver's part
+    workspace.teaching.make()
     run_trial(workspace, run, points.append)
     trial = read_trial(stage_of(workspace, run), run)
     assert len(trial.curve) == 8
@@ -178,7 +178,7 @@ def test_a_killed_teacher_goes_on_at_the_next_shard(taught: Make, monkeypatch: p
     killed = taught("cross", "[margin-mse]", "encoder.normalize=false").teaching
     assert killed is not None
     with pytest.raises(KeyboardInterrupt):
-        killed.folders  # noqa: B018
+        killed.make()
     alive[0] = 1000
     folder = taught("cross", "[margin-mse]", "encoder.normalize=false").teaching.folders["teacher_scores"]
     assert made == list(range(len(made)))
@@ -188,6 +188,28 @@ def test_a_killed_teacher_goes_on_at_the_next_shard(taught: Make, monkeypatch: p
     other = taught("cross", "[margin-mse]", "encoder.normalize=false", f"store={folder.parents[1]}-2").teaching
     whole = PairScores(other.folders["teacher_scores"])
     assert PairScores(folder).take(killed.pairs).tolist() == whole.take(killed.pairs).tolist()
+
+
+@pytest.mark.parametrize("deadly", ["write_scores", "total", "rmtree"])
+def test_killed_when_all_is_scored_nothing_is_scored_again(
+    taught: Make, deadly: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    killed = taught("cross", "[margin-mse]", "encoder.normalize=false").teaching
+    assert killed is not None
+    module = {"write_scores": pair_scores, "total": shards, "rmtree": shutil}[deadly]
+    plain = getattr(module, deadly)
+    with monkeypatch.context() as patch:
+        # What clears a draft away before the work begins is let through.
+        patch.setattr(module, deadly, lambda *a, **k: plain(*a, **k) if "draft" in str(a[0]) else kill())
+        with pytest.raises(KeyboardInterrupt):
+            killed.make()
+    monkeypatch.setattr(ScoreShard, "__call__", kill)
+    folder = taught("cross", "[margin-mse]", "encoder.normalize=false").teaching.folders["teacher_scores"]
+    assert len(PairScores(folder)) == len(killed.pairs)
+    assert sorted(manifest(folder)["files"]) == ["cost.json", "scores.arrow"]
 
 
 def test_a_worker_reads_the_store_and_nothing_else(
@@ -214,7 +236,7 @@ def test_scores_that_others_made(taught: Make, tmp_path: Path) -> None:
     file.write_text('{"query_id": "q0", "scores": {"d0": 1}}\n')
     workspace = taught("file", "[{recipe: score-kl, loss: {temperature: 1, teacher_temperature: 2}}]")
     with pytest.raises(UserError, match=r"scores\.jsonl: \d+ of the \d+ pairs that training meets have no score"):
-        workspace.teaching.folders  # noqa: B018
+        workspace.teaching.make()
     every = {f"d{row}": row / 10 for row in range(tiny_flow.DOCUMENTS)}
     lines = [{"query_id": f"q{row}", "scores": {id_: score + row for id_, score in every.items()}} for row in range(50)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -259,7 +281,7 @@ def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> N
     assert stage_of(Workspace.of(workspace.opened), run).done
     random = taught("{{scores: {{space: dot}}}}", "[margin-mse]", *settings[:2], "encoder.normalize=false")
     with pytest.raises(UserError, match=r"^teacher.scores: \d+ of the \d+ pairs that training meets have no score"):
-        random.teaching.folders  # noqa: B018
+        random.teaching.make()
     with pytest.raises(UserError, match=r"^teacher.scores: the collection has no scores. Add the path of a file"):
         taught("{{scores: {{space: dot}}}}", "[margin-mse]", "encoder.normalize=false").check_encoder()
 
@@ -328,7 +350,7 @@ def test_vectors_of_another_dimension_are_refused(taught: Make, tmp_path: Path, 
 
 def test_the_journal_has_what_the_loss_says_of_the_teacher(taught: Make) -> None:
     workspace = taught("encoder", "[margin-mse]")
-    workspace.teaching.folders  # noqa: B018
+    workspace.teaching.make()
     run = run_of(workspace)
     run_trial(workspace, run, lambda point: None)
     lines = (stage_of(workspace, run).path / JOURNAL).read_text().splitlines()
