@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.arrow import numbers, read_arrow, write_arrow
 from data.errors import UserError
 from data.store import Store, fingerprint
 
-VERSION = 2
+VERSION = 3
+GENERATED = "generated"  # the split of generated queries; with a colon, what their ids begin with
 
 Rows = npt.NDArray[np.int64]
 
@@ -41,6 +43,13 @@ class Qrels:
         """The judgments whose relevance is above 0."""
         return self.select(self.relevance > 0)
 
+    def __add__(self, other: Qrels) -> Qrels:
+        return Qrels(
+            np.concatenate([self.query_row, other.query_row]),
+            np.concatenate([self.doc_row, other.doc_row]),
+            np.concatenate([self.relevance, other.relevance]),
+        )
+
     def select(self, mask: npt.NDArray[np.bool_]) -> Qrels:
         """The judgments at which `mask` is true."""
         return Qrels(self.query_row[mask], self.doc_row[mask], self.relevance[mask])
@@ -53,7 +62,8 @@ class Collection:
     `parts` maps "documents", "queries" and "qrels/<split>" to a fingerprint of what each holds, so that a stage that
     reads documents alone is not made again when a judgment is added. `folder` is the stage in the store that the
     tables are memory-mapped from; None where they are in memory only. `scores` is what a teacher has said of pairs
-    (`query_row`, `doc_row`, `score`), where the files hold such; the part is "scores".
+    (`query_row`, `doc_row`, `score`), where the files hold such; the part is "scores". `titles` has for each document
+    how many characters of its text are a title (`length`), where there are titles; the part is "titles".
     """
 
     documents: pa.Table
@@ -62,11 +72,17 @@ class Collection:
     parts: Mapping[str, str]
     folder: Path | None = None
     scores: pa.Table | None = None
+    titles: pa.Table | None = None
 
     @property
     def fingerprint(self) -> str:
         """What tells this collection from any other; the same however its files were compressed."""
         return fingerprint(dict(self.parts))
+
+    @property
+    def generated(self) -> npt.NDArray[np.bool_]:
+        """Which queries nobody has asked, because a generator made them: (Q,)."""
+        return np.asarray(pc.starts_with(self.queries["query_id"], f"{GENERATED}:"))
 
     @property
     def document_ids(self) -> Sequence[str]:
@@ -98,15 +114,24 @@ class DocumentIds(Sequence[str]):
 
 
 def collection(
-    documents: pa.Table, queries: pa.Table, qrels: dict[str, Qrels], scores: pa.Table | None = None
+    documents: pa.Table,
+    queries: pa.Table,
+    qrels: dict[str, Qrels],
+    scores: pa.Table | None = None,
+    titles: pa.Table | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> Collection:
-    """A collection of these tables, with the fingerprints of its parts."""
-    parts = {"documents": _digest(documents), "queries": _digest(queries)}
+    """A collection of these tables, with the fingerprints of its parts; `known` are those that need not be computed."""
+    tables = {"documents": documents, "queries": queries}
+    parts = {part: (known or {}).get(part) or _digest(table) for part, table in tables.items()}
     for split, judgments in qrels.items():
         parts[f"qrels/{split}"] = _of_rows(parts, judgments.query_row, judgments.doc_row, judgments.relevance)
     if scores is not None:
         parts["scores"] = _of_rows(parts, *(numbers(scores[name]) for name in scores.column_names))
-    return Collection(documents, queries, qrels, parts, scores=scores)
+    if titles is not None:
+        lengths = hashlib.sha256(numbers(titles["length"]).tobytes()).hexdigest()
+        parts["titles"] = fingerprint([parts["documents"], lengths])
+    return Collection(documents, queries, qrels, parts, scores=scores, titles=titles)
 
 
 def _of_rows(parts: Mapping[str, str], *columns: npt.NDArray[Any]) -> str:
@@ -129,19 +154,22 @@ def load(store: Store, format: str, path: str | Path, splits: Sequence[str] = ()
         )
     known, name, wanted = FORMATS[format], str(path), tuple(splits)
     stage = store.stage("collection", VERSION, {"format": format, "sources": known.sources(name, wanted)})
-    return open_collection(stage.build(lambda partial: _write(known.read(name, wanted), partial)))
+    return open_collection(stage.build(lambda partial: write_parts(known.read(name, wanted), partial)))
 
 
-def _write(collection: Collection, folder: Path) -> None:
+def write_parts(collection: Collection, folder: Path, but: str = "") -> None:
+    """Write each part of a collection to a folder of the store, all but one."""
     tables = {"documents": collection.documents, "queries": collection.queries}
     for split, qrels in collection.qrels.items():
         columns = {"query_row": qrels.query_row, "doc_row": qrels.doc_row, "relevance": qrels.relevance}
         tables[f"qrels/{split}"] = pa.table(columns)
-    if collection.scores is not None:
-        tables["scores"] = collection.scores
+    for part, table in (("scores", collection.scores), ("titles", collection.titles)):
+        if table is not None:
+            tables[part] = table
     (folder / "qrels").mkdir(exist_ok=True)
     for name, table in tables.items():
-        write_arrow(table, folder / f"{name}.arrow")
+        if name != but:
+            write_arrow(table, folder / f"{name}.arrow")
     (folder / "parts.json").write_text(json.dumps(dict(collection.parts)), encoding="utf-8")
 
 
@@ -154,7 +182,8 @@ def open_collection(folder: Path) -> Collection:
         for part, table in tables.items()
         if part.startswith("qrels/")
     }
-    return Collection(tables["documents"], tables["queries"], qrels, parts, folder, tables.get("scores"))
+    others = tables.get("scores"), tables.get("titles")
+    return Collection(tables["documents"], tables["queries"], qrels, parts, folder, *others)
 
 
 def matches(ordered: Rows, values: Rows) -> tuple[Rows, Rows]:

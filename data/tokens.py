@@ -133,20 +133,7 @@ class Tokenize:
     """The worker: a shard of `shard_rows` texts → a table with one column of token ids."""
 
     def __init__(self, table: Path, tokenizer_folder: Path, max_tokens: int, shard_rows: int) -> None:
-        if not tokenizer_folder.is_dir():
-            raise UserError("no such folder with a tokenizer", where=str(tokenizer_folder), mend="Mend encoder.model.")
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"no tokenizer can be loaded: {str(error).splitlines()[0]}",
-                where=str(tokenizer_folder),
-                mend="Add the files of the tokenizer, tokenizer.json above all.",
-            ) from error
-        if not tokenizer.is_fast:
-            raise UserError("the tokenizer has no fast form", where=str(tokenizer_folder), mend="Add a tokenizer.json.")
+        tokenizer = fast_tokenizer(tokenizer_folder)
         if max_tokens <= (special := tokenizer.num_special_tokens_to_add()):
             raise UserError(
                 f"{max_tokens} tokens leave no room for text beside the {special} special ones", mend="Raise the limit."
@@ -182,6 +169,25 @@ class Tokenize:
         for row, encoding in zip(left, self._tokenizer.encode_batch_fast([texts[row] for row in left]), strict=True):
             encodings[row] = encoding
         return encodings  # type: ignore[no-any-return]
+
+
+def fast_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, as transformers loads it. Raises UserError where it has no fast one."""
+    if not folder.is_dir():
+        raise UserError("no such folder with a tokenizer", where=str(folder), mend="Mend encoder.model.")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no tokenizer can be loaded: {str(error).splitlines()[0]}",
+            where=str(folder),
+            mend="Add the files of the tokenizer, tokenizer.json above all.",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError("the tokenizer has no fast form", where=str(folder), mend="Add a tokenizer.json.")
+    return tokenizer
 
 
 def _beginning(text: str, characters: int) -> str:

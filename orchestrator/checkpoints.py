@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 
@@ -26,7 +26,7 @@ class Checkpoint:
     def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
         """Load weights and optimizer state, bit for bit."""
         for name, module in modules.items():
-            module.load_state_dict(load_file(str(self.folder / f"{name}.safetensors")))
+            load_model(module, str(self.folder / f"{name}.safetensors"))
         flat = load_file(str(self.folder / "optimizer.safetensors"))
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in flat.items():
@@ -58,7 +58,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, module in modules.items():
-            save_file({k: v.contiguous() for k, v in module.state_dict().items()}, str(partial / f"{name}.safetensors"))
+            save_model(module, str(partial / f"{name}.safetensors"))  # a weight that has two names, once
         flat = {
             f"{index}.{field}": value.contiguous()
             for index, fields in optimizer.state_dict()["state"].items()

@@ -96,6 +96,29 @@ def convert(
 
 
 @app.command()
+def generate(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="FOLDER", help="Write them as a collection of their own, in a new folder."),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="beir, trec or parquet.")] = "beir",
+) -> None:
+    """Make queries from the documents; none of them is ever taken for one that somebody asked."""
+    with _job(experiment, overrides) as job:
+        job.check()
+        job.prepare()
+        sample = job.generate_alone()
+        if save:
+            job.save_generated(save, form)
+    for text, document in sample:
+        typer.echo(f"{document}  {text}")
+    if save:
+        typer.echo(f"{job.workspace.generation.facts.kept:,} generated queries → {save}")
+
+
+@app.command()
 def mine(
     experiment: ExperimentFile,
     overrides: Overrides = None,

@@ -14,22 +14,25 @@ from pathlib import Path
 
 import losses
 from data import Inspection, PooledNegatives, Qrels, Stage, UserError, fingerprint, inspect
+from data.collection import GENERATED
 from data.store import Json, manifest
 from orchestrator import cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
 from orchestrator.evaluation import Evaluated, evaluate_all, trained_model
+from orchestrator.journal import Entry
 from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
-from orchestrator.trial import MODEL, Entry, stage_of
+from orchestrator.trial import MODEL, stage_of
 from orchestrator.tuning import run_all, trials_of, winner_of
 from orchestrator.watch import Watch
 from orchestrator.workspace import Workspace
 
 SEARCH_VERSION = 1
+SHOWN = 5  # generated queries
 log = logging.getLogger(__name__)
 
 
@@ -86,33 +89,67 @@ class Job:
             share = shards.truncated / len(shards)
             self.display.line(f"tokens of {field}: {share:.0%} truncated at {shards.max_tokens} tokens")
 
+    def generate(self) -> None:
+        """The generated queries, if a recipe learns from some."""
+        if any(workspace.learns != "judged" for workspace in self.workspace.learned_from):
+            self.generate_alone()
+            self.workspace.check()  # of what is learned from them
+        elif self.experiment.generation:
+            self.display.line("generation: no recipe here learns from generated queries")
+
+    def generate_alone(self) -> list[tuple[str, str]]:
+        """The generated queries; some of them, with the id of a document that each was made from."""
+        if self.experiment.generation is None:
+            what, mend = "there is nothing that says how", 'Add a section such as "generation: {generator: salient}".'
+            raise UserError(what, where="generation", mend=mend)
+        generation = self.workspace.generation
+        self.display.line(f"generation: {generation.in_words}")
+        made, facts = generation.collection, generation.facts
+        dropped = f", {facts.kept:,} kept" if self.experiment.generation.round_trip else ""
+        self.display.line(f"generated {facts.distinct:,} queries from {facts.documents:,} documents{dropped}")
+        qrels = made.qrels[GENERATED]
+        places = [len(qrels) * part // SHOWN for part in range(min(SHOWN, len(qrels)))]
+        texts, ids = made.queries["text"], made.document_ids
+        return [(texts[int(qrels.query_row[place])].as_py(), ids[qrels.doc_row[place]]) for place in places]
+
+    def save_generated(self, folder: Path, form: str) -> None:
+        """Write the generated queries as a collection of their own, with how they came about."""
+        from data.formats.writers import write
+        from data.generated import generated_alone
+
+        generation = self.workspace.generation
+        write(generated_alone(generation.collection), form, folder, {"generated.json": generation.provenance})
+
     def mine(self) -> None:
         """The negatives, the validation pool, and the order of the batches."""
-        negatives = self.workspace.negatives
-        if isinstance(negatives, PooledNegatives):
-            for source, queries in negatives.short.items():
-                if queries:
-                    self.display.line(
-                        f"negatives: {queries:,} of {len(negatives.query_rows):,} queries have fewer than "
-                        f"{negatives.per_query} {source}; random documents fill up"
-                    )
+        for workspace in self.workspace.learned_from:
+            negatives = workspace.negatives
+            if isinstance(negatives, PooledNegatives):
+                for source, queries in negatives.short.items():
+                    if queries:
+                        self.display.line(
+                            f"negatives: {queries:,} of {len(negatives.query_rows):,} queries have fewer than "
+                            f"{negatives.per_query} {source}; random documents fill up"
+                        )
         for row in self.experiment.recipes:
             self.display.line(f"{row.name}: {self._batches(row)}")
         self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
 
     def teach(self) -> None:
         """What the recipes learn from a teacher."""
-        if teaching := self.workspace.teaching:
+        teachings = [each.teaching for each in self.workspace.learned_from if each.teaching]
+        for teaching in teachings:
             self.display.line(f"teacher: {teaching.in_words}")
             teaching.make()
-        elif self.experiment.teacher:
+        if self.experiment.teacher and not teachings:
             self.display.line("teacher: no recipe here learns from it")
 
     def save_negatives(self, file: Path) -> int:
         """Write the documents that negatives are drawn from, with their source, to a new Parquet file; how many."""
         from data.formats.writers import write_table
 
-        negatives, collection = self.workspace.negatives, self.workspace.collection
+        workspace = self.workspace.learned_from[0]
+        negatives, collection = workspace.negatives, workspace.collection
         if not isinstance(negatives, PooledNegatives):
             raise UserError(
                 "random negatives are drawn from the whole corpus: there is nothing to save",
@@ -127,23 +164,24 @@ class Job:
     def _batches(self, row: RecipeSettings) -> str:
         """What the batches of a row are made of, in words."""
         settings, workers = self.experiment.training_for(row), self.experiment.scaling.workers
-        plan, run = self.workspace.plan(settings), runs_of(self.experiment, row)[0]
+        workspace = self.workspace.learning_from(settings.queries)
+        plan, run = workspace.plan(settings), runs_of(self.experiment, row)[0]
         B, K = round(plan.examples_before(plan.total_steps) / plan.total_steps), plan.negatives.per_query
         others = losses.build(run.loss, **run.parameters).negatives_met(B, K) - K
         elsewhere = round(others * (B - B / workers) / max(1, B - 1))
         budget = settings.token_budget or TOKEN_BUDGET["cuda" if self.size.gpus else "cpu"]
-        padding = padding_share(plan, self.workspace.tokens, budget, workers)
+        padding = padding_share(plan, workspace.tokens, budget, workers)
         size = f"{settings.batch_tokens:,} tokens, about {B} queries" if settings.batch_tokens else f"{B} queries"
         across = f", {elsewhere:,} of these cross-device" if workers > 1 else ""
-        return (
-            f"{plan.total_steps} steps of {size}; negatives a query: {K} own, {others:,} in-batch{across}; "
-            f"padding {padding:.1%}"
-        )
+        learned = {"judged": "", "generated": "generated queries alone, ", "both": "judged and generated queries, "}
+        own = f"negatives a query: {K} own, {others:,} in-batch{across}"
+        return f"{learned[settings.queries]}{plan.total_steps} steps of {size}; {own}; padding {padding:.1%}"
 
     def ready(self) -> None:
-        """Check, prepare, mine and teach."""
+        """Check, prepare, generate, mine and teach."""
         self.check()
         self.prepare()
+        self.generate()
         self.mine()
         self.teach()
 
@@ -161,7 +199,8 @@ class Job:
 
     def _run(self, runs: list[RunSpec]) -> None:
         stages = [stage_of(self.workspace, run) for run in runs]
-        steps = {run.name: self.workspace.plan(run.training).total_steps for run in runs}
+        plans = {run.name: self.workspace.learning_from(run.training.queries).plan(run.training) for run in runs}
+        steps = {name: plan.total_steps for name, plan in plans.items()}
         comparison = self.fingerprint, self.experiment.name
         self._connect()
         self.display.line(f"training {len(runs)} run(s)")
@@ -255,6 +294,7 @@ class Job:
                     per_query=value.per_query,
                     index=value.figures,
                     taught=bool(runs_of(experiment, row)[0].teacher_needs),
+                    queries=experiment.training_for(row).queries,
                 )
             )
         costs = [*self._shared_costs()]
@@ -268,6 +308,7 @@ class Job:
             train_queries=_queries(training),
             validation_queries=_queries(validation),
             test_queries=len(next(iter(untrained.per_query.values()))),
+            generated_queries=max(int(each.collection.generated.sum()) for each in workspace.learned_from),
             encoder=experiment.encoder.model,
             measures=tuple(experiment.evaluation.measures),
             results=tuple(results),
@@ -277,13 +318,25 @@ class Job:
         )
 
     def _shared_costs(self) -> list[Cost]:
-        """What recipes share: tokenizing, as the store's manifests have it, mining and teaching."""
-        tokens = self.workspace.tokens
-        seconds = sum(manifest(shards.folder)["seconds"] for shards in (tokens.queries, tokens.documents))
-        examples = sum(len(shards) for shards in (tokens.queries, tokens.documents))
-        tokenizing = Cost(stage="tokenizing", device_seconds=seconds, wall_seconds=seconds, examples=examples)
-        taught = self.workspace.teaching.cost if self.workspace.teaching else None
-        return [tokenizing, *self.workspace.sources.costs, *([taught] if taught else [])]
+        """What recipes share: tokenizing, as the store's manifests have it, generating, mining and teaching; each stage
+        of the store once, with the kinds of queries that it was made for.
+        """
+        found: dict[tuple[str, str], Cost] = {}
+        for workspace in self.workspace.learned_from:
+            costs: dict[str, Cost] = {}
+            for shards in workspace.tokens:
+                seconds = manifest(shards.folder)["seconds"]
+                costs[shards.folder.name] = Cost(
+                    stage="tokenizing", device_seconds=seconds, wall_seconds=seconds, examples=len(shards)
+                )
+            parts = [costs, workspace.sources.costs, workspace.teaching.costs if workspace.teaching else {}]
+            if workspace.learns != "judged":
+                parts.append(workspace.generation.costs)
+            for name, cost in (each for part in parts for each in part.items()):
+                before = found.get((cost.stage, name))
+                kinds = (*(before.queries if before else ()), workspace.learns)
+                found[cost.stage, name] = replace(cost, queries=kinds)
+        return list(found.values())
 
 
 def environment(available: cluster.Resources, size: cluster.WorkerSize) -> dict[str, str]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from data.pair_scores import Space
 from orchestrator import recipes
 from orchestrator.config_problems import Problem, nearest
-from orchestrator.config_schema import Experiment, RecipeSettings, Scalar, SourceSettings, shown
+from orchestrator.config_schema import (
+    Experiment,
+    GenerationSettings,
+    RecipeSettings,
+    Scalar,
+    Section,
+    SourceSettings,
+    shown,
+)
 from orchestrator.config_source import KeyPath
 from orchestrator.recipes import Recipe
 from tune_spaces import TuneSpace
@@ -28,12 +36,13 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
         what = f'"{collection.test_split}" is what the recipes train on, and says nothing about other queries'
         yield Problem(("collection", "test_split"), what, "Name another split.")
     if negatives.mix:
-        for key in _said(negatives):
+        for key in _said(negatives, SourceSettings):
             yield Problem(("negatives", key), "is said of a single source, and there is a mix", "Move it into the mix.")
         for index, source in enumerate(negatives.mix):
             yield from _source(("negatives", "mix", index), source, 1)
     else:
         yield from _source(("negatives",), negatives, negatives.per_query)
+    yield from _generation(experiment)
     if evaluation.depth is not None:
         import ir_measures
 
@@ -59,7 +68,7 @@ def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Probl
         ("check", ranked),
         ("refresh", ("mined",)),
     ):
-        if key in _said(source) and source.source not in sources:
+        if key in _said(source, SourceSettings) and source.source not in sources:
             yield Problem(
                 (*here, key), f"says nothing of {source.source} negatives", f"It is for {', '.join(sources)}."
             )
@@ -75,9 +84,47 @@ def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Probl
         )
 
 
-def _said(source: SourceSettings) -> list[str]:
+def _generation(experiment: Experiment) -> Iterator[Problem]:
+    """Whether what is said of a generator is something that it has, and whether somebody generates what is learned."""
+    generation, here = experiment.generation, "generation"
+    if generation is None:
+        for path, training in _trainings(experiment):
+            if training.get("queries", "judged") != "judged":
+                what, mend = (
+                    "there are no generated queries",
+                    'Add a section such as "generation: {generator: salient}".',
+                )
+                yield Problem((*path, "queries"), what, mend)
+        return
+    models, wrote = ("seq2seq", "trained"), generation.generator
+    for key, generators in (
+        ("model", models),
+        ("prompt", ("seq2seq",)),
+        ("temperature", models),
+        ("top_k", models),
+        ("top_p", models),
+        ("training", ("trained",)),
+        ("per_document", ("salient", "inverse-cloze", *models)),
+    ):
+        if key in _said(generation, GenerationSettings) and wrote not in generators:
+            yield Problem((here, key), f"says nothing of {wrote} queries", f"It is for {', '.join(generators)}.")
+    if wrote == "seq2seq" and generation.model is None:
+        yield Problem((here, "model"), "is missing", "Add a folder or a hub id, or take the generator salient.")
+    if generation.training.queries != "judged":
+        what = "a generator is trained on judged queries"
+        yield Problem((here, "training", "queries"), what, "Remove it.")
+
+
+def _trainings(experiment: Experiment) -> Iterator[tuple[KeyPath, Mapping[str, object]]]:
+    """What is said of training, in the section and in the rows."""
+    yield ("training",), experiment.training.model_dump()
+    for index, row in enumerate(experiment.recipes):
+        yield ("recipes", index, "training"), row.training
+
+
+def _said(section: Section, keys: type[Section]) -> list[str]:
     """The keys that are not at their defaults."""
-    return [key for key, field in SourceSettings.model_fields.items() if getattr(source, key) != field.default]
+    return [key for key, field in keys.model_fields.items() if getattr(section, key) != field.default]
 
 
 def _rows(experiment: Experiment) -> Iterator[Problem]:
@@ -139,7 +186,7 @@ def _losses(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
         for parameter in set(loss.knobs) ^ set(space.parameters):
             yield _another_recipe(recipe, parameter, setting[parameter], here)
             return
-        if problem := _taught(experiment, loss, recipe, here):
+        if problem := _taught(experiment, row, loss, recipe, here):
             yield problem
             return
 
@@ -162,7 +209,7 @@ def _settings(
             yield given, {**parameters, **first, knob.parameter: value}
 
 
-def _taught(experiment: Experiment, loss: Loss, recipe: Recipe, here: KeyPath) -> Problem | None:
+def _taught(experiment: Experiment, row: RecipeSettings, loss: Loss, recipe: Recipe, here: KeyPath) -> Problem | None:
     """Whether the teacher gives the loss what it needs, in scores that it can do something with."""
     needs = sorted(need for need in loss.needs if need.startswith("teacher_"))
     teacher = experiment.teacher
@@ -174,6 +221,9 @@ def _taught(experiment: Experiment, loss: Loss, recipe: Recipe, here: KeyPath) -
     if lacking := [need for need in needs if need not in teacher.offers]:
         what = f"{recipe.name} needs {' and '.join(need.replace('_', ' ') for need in lacking)}, vectors that only an "
         return Problem(here, f"{what}encoder has", 'Name one: "teacher: {encoder: {model: …}}".')
+    if teacher.scores is not None and experiment.training_for(row).queries != "judged":
+        what = f"{recipe.name} needs scores of generated queries, and the teacher's are written already"
+        return Problem(here, what, "Name an encoder or a cross_encoder as teacher.")
     if "teacher_scores" not in needs:
         return None
     if teacher.encoder is None and any(source.refresh for source in experiment.negatives.sources):

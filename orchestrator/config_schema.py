@@ -104,6 +104,12 @@ def _measure(text: str) -> str:
     return name
 
 
+def _prompt(value: str) -> str:
+    if "{text}" not in value:
+        raise refusal('must say where the document goes: "{text}"', 'Write it such as "ask about: {text}".')
+    return value
+
+
 def _gpus(value: float) -> float:
     if value > 1 and not value.is_integer():
         raise refusal(f"must be a whole number, or a share of one GPU, not {value}")
@@ -246,6 +252,7 @@ class TeacherSettings(Section):
 class TrainingSettings(Section):
     """How each recipe is trained."""
 
+    queries: Literal["judged", "generated", "both"] = "judged"  # which are learned from
     batch_size: Annotated[int | str, PlainValidator(_batch_size)] = 32  # queries a step over all workers, or "N tokens"
     examples: Literal["judgments", "queries"] = "judgments"  # what an epoch has once; of a query one positive is drawn
     epochs: Annotated[int, Field(gt=0)] = 2
@@ -269,6 +276,46 @@ class TrainingSettings(Section):
     def batch_tokens(self) -> int | None:
         """Tokens a step, those of the queries and of all their documents; None where a batch is sized by queries."""
         return int(self.batch_size.split()[0]) if isinstance(self.batch_size, str) else None
+
+
+class GeneratorTrainingSettings(TrainingSettings):
+    """How a generator is trained on the judged queries; the weights are kept that do best on the validation part."""
+
+    epochs: Annotated[int, Field(gt=0)] = 5
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+
+
+class RoundTripSettings(Section):
+    """What is kept of generated queries: those for which an encoder ranks their document among the first `depth`."""
+
+    depth: Annotated[int, Field(gt=0)] = 1
+    encoder: EncoderSettings | None = None  # None: the teacher if it is one, else the one that training starts from
+
+
+class GenerationSettings(Section):
+    """Queries made from the documents of the collection.
+
+    `title`: a document's title. `salient`: the sentences that say most of it. `inverse-cloze`: sentences drawn at
+    random. `seq2seq`: what a model writes. `trained`: what a model writes that is made of `model`, or else of the
+    encoder that training starts from, and trained on the judged queries. Models read as much of a document, and write
+    as much of a query, as the encoder takes.
+    """
+
+    generator: Literal["title", "salient", "inverse-cloze", "seq2seq", "trained"] = "salient"
+    per_document: Annotated[int, Field(gt=0)] = 1
+    documents: Annotated[int, Field(gt=0)] | None = None  # so many, drawn by the seed; None: all
+    model: Text | None = None  # as of an encoder
+    prompt: Annotated[str, AfterValidator(_prompt)] = "{text}"  # what a seq2seq model is given
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_k: Annotated[int, Field(gt=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    training: GeneratorTrainingSettings = GeneratorTrainingSettings()
+    round_trip: RoundTripSettings | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether a model writes the queries."""
+        return self.generator in ("seq2seq", "trained")
 
 
 class TuneSettings(Section):
@@ -339,6 +386,7 @@ class Experiment(Section):
     collection: CollectionSettings
     encoder: EncoderSettings
     negatives: NegativesSettings = NegativesSettings()
+    generation: GenerationSettings | None = None
     teacher: TeacherSettings | None = None
     training: TrainingSettings = TrainingSettings()
     recipes: Annotated[tuple[RecipeSettings, ...], Field(strict=False)]  # none: the encoder is evaluated as it is

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
+    from orchestrator.journal import Entry
     from orchestrator.runs import RunSpec
-    from orchestrator.trial import Entry
 
 SILENCE = 15.0  # seconds after which a job log gets a line
 

@@ -38,10 +38,12 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
     A worker that is lost ends the trial; Tune starts it again, and the run goes on from its newest checkpoint.
     """
 
-    def setup(self, config: dict[str, Any], opened: Opened, size: WorkerSize, runs: Sequence[RunSpec]) -> None:
+    def setup(
+        self, config: dict[str, Any], opened: Sequence[Opened], size: WorkerSize, runs: Sequence[RunSpec]
+    ) -> None:
         """Start the workers, unless the run is finished."""
-        run = runs[config["run"]]
-        self._stage = stage_of(worker_workspace(opened), run)
+        run, mine = runs[config["run"]], opened[config["run"]]
+        self._stage = stage_of(worker_workspace(mine), run)
         self._ended: Future[None] = Future()
         self._seen = self._step = 0
         self._known: list[Progress] = []
@@ -51,7 +53,7 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
             return
         _release(self._stage)  # what an attempt that was lost left behind
         self._gate = ray.remote(num_cpus=0)(Gate).remote()
-        trainer = _trainer({"opened": opened, "run": run, "size": size, "gate": self._gate}, self._stage)
+        trainer = _trainer({"opened": mine, "run": run, "size": size, "gate": self._gate}, self._stage)
 
         def fit() -> None:
             try:

@@ -132,13 +132,18 @@ def load_encoder(
     if pooling != "pooler" and getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # it would only be trained by weight decay and saved for nothing
     if layers is not None:
-        _keep_layers(backbone, layers)
-    for module in backbone.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-        elif hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
-            module.attention_dropout = dropout
+        keep_layers(backbone, layers)
+    set_dropout(backbone, dropout)
     return BiEncoder(backbone, pooling, normalize).eval()
+
+
+def set_dropout(model: Any, probability: float) -> None:
+    """Drop out with this probability wherever a Hugging Face model drops out."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        elif hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
+            module.attention_dropout = probability
 
 
 def _unloadable(folder: Path, why: str) -> UserError:
@@ -149,7 +154,8 @@ def _unloadable(folder: Path, why: str) -> UserError:
     )
 
 
-def _keep_layers(backbone: Any, layers: tuple[int, ...]) -> None:
+def keep_layers(backbone: Any, layers: tuple[int, ...]) -> None:
+    """Take all other layers out of a Hugging Face model. Raises UserError where that cannot be."""
     count = backbone.config.num_hidden_layers
     if max(layers) >= count:
         raise UserError(

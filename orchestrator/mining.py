@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,12 +99,16 @@ class Mining:
 
         return read_mined(stage.build(make), len(self.queries))
 
-    def cost(self, store: Store) -> Cost:
-        """What the vectors and the search cost, once it is done."""
-        vectors = embeddings.cost([each.stage(store).path for each in (self.documents, self.queries)], "mining")
-        seconds = manifest(self.stage(store).path)["seconds"]
-        return replace(
-            vectors,
-            wall_seconds=vectors.wall_seconds + seconds,
-            device_seconds=vectors.device_seconds + seconds * vectors.devices,
+    def costs(self, store: Store) -> dict[str, Cost]:
+        """What the vectors and the search cost, once it is done, by stage of the store."""
+        stages = [each.stage(store) for each in (self.documents, self.queries)]
+        found = {stage.fingerprint: embeddings.cost([stage.path], "mining") for stage in stages}
+        encoded, seconds = next(iter(found.values())), manifest(self.stage(store).path)["seconds"]
+        search = Cost(
+            stage="mining",
+            device=encoded.device,
+            devices=encoded.devices,
+            wall_seconds=seconds,
+            device_seconds=seconds * encoded.devices,
         )
+        return {**found, self.stage(store).fingerprint: search}

@@ -160,15 +160,20 @@ class Sources:
         return self.checkers[index].stage(self._pairs(self._unchecked(index)))
 
     @property
-    def costs(self) -> list[Cost]:
-        """What it cost to rank and to check what the sources offer."""
+    def costs(self) -> dict[str, Cost]:
+        """What it cost to rank and to check what the sources offer, by stage of the store."""
         workspace = self._workspace
-        found = [self.mining(index).cost(workspace.store) for index in self.miners]
-        found += [replace(pair_scoring.cost(self.checker_stage(index).path), stage="mining") for index in self.checkers]
+        found: dict[str, Cost] = {}
+        for index in self.miners:
+            found |= self.mining(index).costs(workspace.store)
+        for index in self.checkers:
+            stage = self.checker_stage(index)
+            found[stage.fingerprint] = replace(pair_scoring.cost(stage.path), stage="mining")
         for source in self._of("bm25").values():
             what = workspace.store, workspace.collection, self.queries, source.depth
             seconds, queries = data.rank_seconds(*what), len(self.queries)
-            found.append(Cost(stage="mining", device_seconds=seconds, wall_seconds=seconds, examples=queries))
+            cost = Cost(stage="mining", device_seconds=seconds, wall_seconds=seconds, examples=queries)
+            found[data.ranks_stage(*what).fingerprint] = cost
         return found
 
     @cached_property

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from data import Stage
 from orchestrator.compare import Job
-from orchestrator.config import Experiment
+from orchestrator.config import Experiment, RecipeSettings
 from orchestrator.console import Display
-from orchestrator.runs import runs_of
+from orchestrator.runs import RunSpec, runs_of
 from orchestrator.trial import stage_of
 from orchestrator.tuning import concurrency
 
@@ -45,25 +45,32 @@ def describe(experiment: Experiment) -> list[Planned]:
     ]
     for field, stage in workspace.token_stages.items():
         lines.append(Planned(f"tokens of {field}", _state([stage]), f"{getattr(collection, field).num_rows:,} texts"))
+    learned = workspace.learned_from
+    if any(each.learns != "judged" for each in learned):
+        generation = workspace.generation
+        lines.append(Planned("generate queries", DONE if generation.done else OPEN, generation.in_words))
     for index, miner in workspace.sources.miners.items():
-        state = DONE if workspace.sources.mined(index) else OPEN
+        state = DONE if all(each.collected and each.sources.mined(index) for each in learned) else OPEN
         depth = min(experiment.negatives.sources[index].depth, collection.documents.num_rows)
         what = f"the first {depth:,} of {collection.documents.num_rows:,} documents, {miner.experiment.encoder.model}"
         lines.append(Planned("mine negatives", state, what))
     for checker in workspace.sources.checkers.values():
-        lines.append(Planned("check negatives", DONE if workspace.sources.ranked else OPEN, checker.name))
-    if workspace.teaching:
-        lines.append(Planned("teach", _state(workspace.teaching.stages), workspace.teaching.in_words))
+        ranked = all(each.collected and each.sources.ranked for each in learned)
+        lines.append(Planned("check negatives", DONE if ranked else OPEN, checker.name))
+    for each in learned:
+        if each.teaching:
+            stages_of = each.teaching.stages if each.collected else None
+            lines.append(Planned("teach", _state(stages_of), each.teaching.in_words))
     for row in experiment.recipes:
         runs = runs_of(experiment, row)
+        if not workspace.learning_from(experiment.training_for(row).queries).collected:
+            lines.append(Planned(f"train {row.name}", OPEN, _trials(runs, None, row)))
+            continue
         stages = [stage_of(workspace, run) for run in runs]
         settings = experiment.training_for(row)
-        steps = workspace.steps(settings)
+        steps = workspace.learning_from(settings.queries).steps(settings)
         state = DONE if job.search_stage(row, runs).done else _state(stages)
-        early = " at most, bad ones ended early by ASHA" if row.tune and row.tune.scheduler else ""
-        trials = "1 trial" if len(runs) == 1 else f"{len(runs)} trials"
-        of = f"{trials} of {steps} steps" if steps else trials
-        lines.append(Planned(f"train {row.name}", state, f"{of}{early}"))
+        lines.append(Planned(f"train {row.name}", state, _trials(runs, steps, row)))
     lines.append(Planned("evaluate", "", f"{len(experiment.recipes) + 1} encoders on the test split"))
     side_by_side = concurrency(experiment, job.size, job.available)
     lines.append(
@@ -75,6 +82,12 @@ def describe(experiment: Experiment) -> list[Planned]:
         )
     )
     return lines
+
+
+def _trials(runs: Sequence[RunSpec], steps: int | None, row: RecipeSettings) -> str:
+    early = " at most, bad ones ended early by ASHA" if row.tune and row.tune.scheduler else ""
+    trials = "1 trial" if len(runs) == 1 else f"{len(runs)} trials"
+    return f"{trials} of {steps} steps{early}" if steps else f"{trials}{early}"
 
 
 def _state(stages: Sequence[Stage] | None) -> str:

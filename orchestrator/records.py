@@ -15,7 +15,8 @@ class Cost:
     """One entry of the cost ledger: what one stage of one recipe (or of all of them, `recipe=None`) used.
 
     `device_seconds` is wall seconds times the devices held: CPU cores, or GPUs where there are some.
-    `flops` are model FLOPs counted from the tokens that went through the encoder, not measured.
+    `flops` are model FLOPs counted from the tokens that went through the encoder, not measured. What recipes share says
+    for which kinds of queries it was made: `queries` has those that some recipe learns from, none where it is for all.
     """
 
     stage: str
@@ -28,6 +29,7 @@ class Cost:
     examples: int = 0
     tokens: int = 0
     flops: float = 0.0
+    queries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Result:
 
     `name` labels the row, `recipe` is the registered recipe. The untrained encoder has no trials and no winner.
     `per_query` maps measure → query id → value. `index` has the figures of the index that was searched, None where
-    search was exact. `taught` says whether the recipe learns from a teacher, whose cost is the ledger's "teaching".
+    search was exact. `taught` says whether the recipe learns from a teacher, whose cost is the ledger's "teaching";
+    `queries` which ones it learns from: "judged", "generated" (whose cost is the ledger's "generation"), or "both".
     """
 
     name: str
@@ -97,6 +100,7 @@ class Result:
     per_query: dict[str, dict[str, float]]
     index: IndexFigures | None = None
     taught: bool = False
+    queries: str = "judged"
 
     @property
     def winning_trial(self) -> Trial | None:
@@ -121,6 +125,7 @@ class Comparison:
     costs: tuple[Cost, ...]
     config: str
     environment: dict[str, str]
+    generated_queries: int = 0
 
 
 def to_json(record: Any) -> Any:
@@ -150,4 +155,4 @@ def trial_from_json(value: dict[str, Any]) -> Trial:
 
 def costs_from_json(values: Iterable[dict[str, Any]]) -> tuple[Cost, ...]:
     """Ledger entries from their JSON form."""
-    return tuple(Cost(**value) for value in values)
+    return tuple(Cost(**{**value, "queries": tuple(value.get("queries", ()))}) for value in values)

@@ -58,8 +58,10 @@ class Teaching:
 
     @property
     def _runs(self) -> list[RunSpec]:
-        experiment = self._workspace.experiment
-        return [run for row in experiment.recipes for run in runs_of(experiment, row)]
+        """Those that learn from the queries of this workspace."""
+        experiment, learned = self._workspace.experiment, self._workspace.learns
+        runs = [run for row in experiment.recipes for run in runs_of(experiment, row)]
+        return [run for run in runs if run.training.queries == learned]
 
     @cached_property
     def encoder(self) -> Workspace:
@@ -236,13 +238,13 @@ class Teaching:
         return say
 
     @property
-    def cost(self) -> Cost | None:
-        """What it cost to ask the teacher; None for scores that others made."""
-        if self._settings.scores is not None or not self.folders:
-            return None
+    def costs(self) -> dict[str, Cost]:
+        """What it cost to ask the teacher, by stage of the store; nothing for scores that others made."""
+        if self._settings.scores is not None:
+            return {}
         if self._settings.encoder is not None:
-            return embeddings.cost(list(self.folders.values()), "teaching")
-        return pair_scoring.cost(self.folders[SCORES])
+            return {folder.name: embeddings.cost([folder], "teaching") for folder in self.folders.values()}
+        return {self.folders[SCORES].name: pair_scoring.cost(self.folders[SCORES])}
 
     @property
     def _training_queries(self) -> Rows:

@@ -299,6 +299,7 @@ def _row_tags(comparison: Comparison, result: Result) -> dict[str, str]:
         "stillhouse.kind": "recipe",
         "stillhouse.recipe": result.recipe,
         "stillhouse.parameter_free": str(result.parameter_free).lower(),
+        "stillhouse.queries": result.queries,
         "stillhouse.collection": comparison.collection,
         "stillhouse.encoder": comparison.encoder,
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -84,6 +84,23 @@ class Meter:
         )
 
 
+class Learner(Protocol):
+    """What `fit` trains.
+
+    `modules` are those that have parameters, by the name that a checkpoint keeps them under; matrices of all but "loss"
+    are decayed.
+    """
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """By name."""
+        ...
+
+    def learn(self, step: int, group: Group) -> tuple[LossOutput, TokenCount]:
+        """Give all parameters the gradient of a step's loss."""
+        ...
+
+
 def train(
     plan: BatchPlan,
     tokens: Tokens,
@@ -114,37 +131,59 @@ def train(
     Raises:
         UserError: the loss is no longer finite.
     """
+    learner = _BiEncoderLearner(plan, tokens, encoder, loss, encoding, settings.activation_tokens, signals, refresh)
+    fit(
+        learner,
+        plan,
+        settings,
+        encoding.device,
+        validate=lambda group: validate(encoder, group),
+        report=report,
+        checkpoints=checkpoints,
+        group=group,
+    )
+
+
+def fit(
+    learner: Learner,
+    plan: BatchPlan,
+    settings: TrainingSettings,
+    device: torch.device,
+    *,
+    validate: Callable[[Group], Validated],
+    report: Callable[[Progress, Costs], None],
+    checkpoints: Checkpoints,
+    group: Group | None = None,
+) -> None:
+    """Train whatever learns from the batches of `plan`; the arguments are those of `train`."""
     group = group or Group()
-    encoder.to(encoding.device).train()
-    loss.to(encoding.device).train()
-    modules: dict[str, nn.Module] = {"encoder": encoder, "loss": loss}
-    optimizer = _optimizer(encoder, loss, settings)
+    modules = learner.modules
+    for module in modules.values():
+        module.to(device).train()
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    optimizer = _optimizer(modules, settings)
     start, meter = 0, Meter()
     if found := checkpoints.latest():
         found.restore(modules, optimizer)
         start, meter = found.step, Meter.from_counters(found.counters, group)
 
-    devices = group.size * (1 if encoding.device.type == "cuda" else torch.get_num_threads())
+    devices = group.size * (1 if device.type == "cuda" else torch.get_num_threads())
     validation_steps = validation_points(plan.total_steps, settings.validations)
     report_every = max(1, plan.total_steps // 200)
     losses: list[torch.Tensor] = []
     saved_at = time.monotonic()
     for step in range(start, plan.total_steps):
         began = time.perf_counter()
-        if refresh and (step == start or step in plan.first_steps):
-            plan.negatives = refresh(plan.epoch_of(step), encoder, group, meter.training)
         torch.manual_seed(plan.seed * 1_000_003 + step * group.size + group.rank)  # dropout, if any: pure in the step
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.learning_rate * learning_rate_factor(
+        for parameter_group in optimizer.param_groups:
+            parameter_group["lr"] = settings.learning_rate * learning_rate_factor(
                 step, plan.total_steps, settings.warmup, settings.schedule
             )
 
         optimizer.zero_grad(set_to_none=True)
-        output, count = _back_propagate(
-            plan, step, tokens, encoder, loss, encoding, settings.activation_tokens, group, signals
-        )
+        output, count = learner.learn(step, group)
         if settings.clip is not None:
-            nn.utils.clip_grad_norm_([*encoder.parameters(), *loss.parameters()], settings.clip)
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
 
         losses.append(output.loss.detach())
@@ -164,7 +203,7 @@ def train(
             score = None
             if at_validation:
                 began = time.perf_counter()
-                validated = validate(encoder, group)
+                validated = validate(group)
                 score = validated.score
                 meter.validation.include(validated.encoded)
                 meter.validation_seconds += time.perf_counter() - began
@@ -177,7 +216,7 @@ def train(
                 diagnostics={name: float(value) for name, value in output.diagnostics.items()},
             )
             used = meter.of_all(group)
-            report(point, used.costs(point, encoding.device.type, devices) if at_validation else ())
+            report(point, used.costs(point, device.type, devices) if at_validation else ())
             # Here and not between two points: the mean loss of the next point then has all its steps after a kill too.
             due = time.monotonic() - saved_at >= settings.checkpoint_seconds
             if group.rank == 0 and done < plan.total_steps and due:
@@ -213,51 +252,64 @@ def learning_rate_factor(step: int, total_steps: int, warmup: float, schedule: s
     return max(0.0, min(1.0, rising, falling))
 
 
-def _optimizer(encoder: nn.Module, loss: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW; vectors (biases, norms) and the loss's own parameters are not decayed."""
-    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+def _optimizer(modules: Mapping[str, nn.Module], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW; vectors (biases, norms) and a loss's own parameters are not decayed."""
+    trained = [(name, p) for name, module in modules.items() for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1] + list(loss.parameters()), "weight_decay": 0.0},
+        {"params": [p for name, p in trained if p.ndim > 1 and name != "loss"], "weight_decay": settings.weight_decay},
+        {"params": [p for name, p in trained if p.ndim <= 1 or name == "loss"], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def _back_propagate(
-    plan: BatchPlan,
-    step: int,
-    tokens: Tokens,
-    encoder: BiEncoder,
-    loss: Loss,
-    encoding: Encoding,
-    activation_tokens: int,
-    group: Group,
-    signals: Callable[[Batch], Signals] | None,
-) -> tuple[LossOutput, TokenCount]:
-    """Give all parameters the gradient of the loss over the whole batch; a row that occurs twice in this rank's part is
-    encoded once.
-    """
-    whole = _batch(plan, step, tokens, group.size)
-    batch, relevant = whole.part(group.rank, group.size), plan.relevant(whole)
-    query_rows, query_index = np.unique(batch.queries, return_inverse=True)
-    doc_rows, doc_index = np.unique(batch.documents, return_inverse=True)
-    sequences = tokens.queries.take(query_rows) + tokens.documents.take(doc_rows)
-    cache = GradientCache(encoder, encoding, sequences, activation_tokens)
-    index = torch.from_numpy(np.concatenate([query_index, len(query_rows) + doc_index])).to(cache.vectors.device)
-    B, K = batch.negatives.shape
-    q, p, n = cache.vectors.index_select(0, index).split([B, B, B * K])
-    embeddings = Embeddings(
-        queries=group.gather(q),
-        positives=group.gather(p),
-        negatives=group.gather(n.view(B, K, -1)),
-        relevant=torch.from_numpy(relevant).to(q.device) if relevant.any() else None,
-    )
-    output = loss(embeddings, signals(whole) if signals else None)
-    output.loss.backward()
-    cache.backward()
-    group.sum_gradients(encoder.parameters())
-    group.sum_gradients(loss.parameters(), scale=1 / group.size)  # every rank has the whole gradient of these
-    return output, cache.count
+class _BiEncoderLearner:
+    """An encoder that minimises a loss over whole batches."""
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        tokens: Tokens,
+        encoder: BiEncoder,
+        loss: Loss,
+        encoding: Encoding,
+        activation_tokens: int,
+        signals: Callable[[Batch], Signals] | None,
+        refresh: Callable[[int, BiEncoder, Group, TokenCount], NegativeSource] | None,
+    ) -> None:
+        self.modules: Mapping[str, nn.Module] = {"encoder": encoder, "loss": loss}
+        self._plan, self._tokens, self._encoder, self._loss = plan, tokens, encoder, loss
+        self._encoding, self._activation_tokens = encoding, activation_tokens
+        self._signals, self._refresh = signals, refresh
+        self._epoch = -1
+
+    def learn(self, step: int, group: Group) -> tuple[LossOutput, TokenCount]:
+        """A row that occurs twice in this rank's part of the batch is encoded once."""
+        plan, tokens, count = self._plan, self._tokens, TokenCount()
+        if self._refresh and plan.epoch_of(step) != self._epoch:
+            self._epoch = plan.epoch_of(step)
+            plan.negatives = self._refresh(self._epoch, self._encoder, group, count)
+        whole = _batch(plan, step, tokens, group.size)
+        batch, relevant = whole.part(group.rank, group.size), plan.relevant(whole)
+        query_rows, query_index = np.unique(batch.queries, return_inverse=True)
+        doc_rows, doc_index = np.unique(batch.documents, return_inverse=True)
+        sequences = tokens.queries.take(query_rows) + tokens.documents.take(doc_rows)
+        cache = GradientCache(self._encoder, self._encoding, sequences, self._activation_tokens)
+        index = torch.from_numpy(np.concatenate([query_index, len(query_rows) + doc_index])).to(cache.vectors.device)
+        B, K = batch.negatives.shape
+        q, p, n = cache.vectors.index_select(0, index).split([B, B, B * K])
+        embeddings = Embeddings(
+            queries=group.gather(q),
+            positives=group.gather(p),
+            negatives=group.gather(n.view(B, K, -1)),
+            relevant=torch.from_numpy(relevant).to(q.device) if relevant.any() else None,
+        )
+        output = self._loss(embeddings, self._signals(whole) if self._signals else None)
+        output.loss.backward()
+        cache.backward()
+        group.sum_gradients(self._encoder.parameters())
+        group.sum_gradients(self._loss.parameters(), scale=1 / group.size)  # every rank has the whole of these
+        count.include(cache.count)
+        return output, count
 
 
 def _batch(plan: BatchPlan, step: int, tokens: Tokens, workers: int) -> Batch:

@@ -12,9 +12,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from safetensors import SafetensorError
 
@@ -22,20 +21,21 @@ from data import Stage
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.encoder import BiEncoder, save_encoder
 from orchestrator.group import Group
-from orchestrator.records import Progress, Trial, costs_from_json, to_json, trial_from_json
+from orchestrator.journal import JOURNAL, Entry, Journal
+from orchestrator.records import Progress, Trial, to_json, trial_from_json
 from orchestrator.refresh import Refresh
 from orchestrator.runs import RunSpec
 from orchestrator.training import Costs, train
 from orchestrator.workspace import Workspace
 
 VERSION = 4
-JOURNAL = "journal.jsonl"
 RECORD = "trial.json"
 MODEL = "model"
 
 
 def stage_of(workspace: Workspace, run: RunSpec) -> Stage:
     """Where a run lives in the store: named by everything that its result depends on."""
+    workspace = workspace.learning_from(run.training.queries)
     return workspace.store.stage(
         "trials",
         VERSION,
@@ -44,7 +44,7 @@ def stage_of(workspace: Workspace, run: RunSpec) -> Stage:
             **(workspace.teaching.inputs(run) if workspace.teaching else {}),
             "loss": run.loss,
             "parameters": run.parameters,
-            "training": run.training.model_dump(exclude={"checkpoint_seconds"}),
+            "training": run.training.model_dump(exclude={"checkpoint_seconds", "queries"}),
         },
     )
 
@@ -58,7 +58,7 @@ def run_trial(
         report: called on every rank with each validated point, old ones first. It may raise to end the run early. The
             last point is reported when the trained encoder is in the store.
     """
-    group = group or Group()
+    group, workspace = group or Group(), workspace.learning_from(run.training.queries)
     stage = stage_of(workspace, run)
     if not stage.done:
         if group.rank == 0:
@@ -157,45 +157,3 @@ def record(run: RunSpec, entries: list[Entry], state: str) -> Trial:
 
 def _of(run: RunSpec, costs: Costs) -> Costs:
     return tuple(replace(cost, recipe=run.row, trial=run.name) for cost in costs)
-
-
-class Entry(NamedTuple):
-    """A line of the journal: a point of the learning curve and, where it is validated, the costs so far."""
-
-    point: Progress
-    costs: Costs
-
-
-class Journal:
-    """What a run reported, one JSON line a point; a line that a kill cut off is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, entry: Entry) -> None:
-        """Add a line, and bring a validated one to the disk."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"point": asdict(entry.point), "costs": [asdict(c) for c in entry.costs]}) + "\n")
-            if entry.point.validation is not None:
-                file.flush()
-                os.fsync(file.fileno())
-
-    def read(self) -> list[Entry]:
-        """All whole lines, in order; called by the run itself, it also removes a line that was cut off."""
-        entries, whole = self.tail(0)
-        if self.path.exists() and self.path.stat().st_size > whole:
-            os.truncate(self.path, whole)
-        return entries
-
-    def tail(self, offset: int) -> tuple[list[Entry], int]:
-        """The whole lines from byte `offset` on, and the offset after them; for those who watch a run."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                content = file.read()
-        except FileNotFoundError:  # not begun; or its stage has been renamed while it was looked at
-            return [], offset
-        whole = content.rfind(b"\n") + 1
-        values = [json.loads(line) for line in content[:whole].splitlines()]
-        entries = [Entry(Progress(**value["point"]), costs_from_json(value["costs"])) for value in values]
-        return entries, offset + whole

@@ -15,9 +15,10 @@ from typing import Any
 from data import UserError
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment, RecipeSettings
+from orchestrator.journal import JOURNAL, Journal
 from orchestrator.records import Progress, Trial
 from orchestrator.runs import RunSpec
-from orchestrator.trial import JOURNAL, Journal, read_trial, record, run_trial, stage_of
+from orchestrator.trial import read_trial, record, run_trial, stage_of
 from orchestrator.workspace import Opened, Workspace
 
 METRIC = "validation"
@@ -45,7 +46,8 @@ def run_all(
 
     experiment = workspace.experiment
     held = tune.PlacementGroupFactory([_held(experiment, size)])
-    arguments: dict[str, Any] = {"opened": workspace.opened, "size": size, "runs": tuple(runs)}
+    opened = tuple(workspace.learning_from(run.training.queries).opened for run in runs)
+    arguments: dict[str, Any] = {"opened": opened, "size": size, "runs": tuple(runs)}
     if experiment.scaling.workers > 1:
         from orchestrator.distributed import DistributedTrial
 
@@ -120,7 +122,7 @@ def _named(trainable: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, A
     return trial
 
 
-def _trainable(config: dict[str, Any], opened: Opened, size: WorkerSize, runs: tuple[RunSpec, ...]) -> None:
+def _trainable(config: dict[str, Any], opened: tuple[Opened, ...], size: WorkerSize, runs: tuple[RunSpec, ...]) -> None:
     """What a Tune trial runs."""
     from ray import tune
 
@@ -133,7 +135,7 @@ def _trainable(config: dict[str, Any], opened: Opened, size: WorkerSize, runs: t
 
     try:
         prepare_process(size)
-        run_trial(worker_workspace(opened), run, report)
+        run_trial(worker_workspace(opened[config["run"]]), run, report)
     except UserError as error:
         tune.report(refusal(error, seen))
 
@@ -148,7 +150,7 @@ def refusal(error: UserError, seen: int) -> dict[str, Any]:
     return {METRIC: 0.0, TIME: seen, "what": error.what, "where": error.where, "mend": error.mend, "done": True}
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)  # one for each kind of queries that runs may learn from
 def worker_workspace(opened: Opened) -> Workspace:
     """The workspace of a training worker: everything is in the store by now. Kept for the process's next trial."""
     return Workspace.of(opened)

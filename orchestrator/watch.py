@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from data import Stage
+from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.runs import RunSpec
-from orchestrator.trial import JOURNAL, Entry, Journal
 
 SECONDS = 0.5
 

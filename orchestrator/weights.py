@@ -56,12 +56,12 @@ def keep(model: ModelFolder, store: Store) -> ModelFolder:
 
 
 @contextmanager
-def placed(key: str) -> Iterator[None]:
-    """A UserError about `encoder` is one about the encoder at the YAML path `key`."""
+def placed(key: str, said_of: str = "encoder") -> Iterator[None]:
+    """A UserError about `encoder`, or another section, is one about what stands at the YAML path `key`."""
     try:
         yield
     except UserError as error:
-        where = error.where and error.where.replace("encoder", key, 1)
+        where = error.where and error.where.replace(said_of, key, 1)
         raise UserError(error.what, where=where, mend=error.mend) from error
 
 
@@ -109,8 +109,9 @@ def _checked(path: Path, model: str) -> ModelFolder:
 
 
 def _weights(path: Path) -> tuple[Path, ...]:
-    index = path / "model.safetensors.index.json"  # of weights in several files
-    return path / "config.json", *sorted(path.glob("*.safetensors")), *([index] if index.is_file() else [])
+    # The index is there where the weights are in several files, the other one where the model writes.
+    others = (path / name for name in ("model.safetensors.index.json", "generation_config.json"))
+    return path / "config.json", *sorted(path.glob("*.safetensors")), *(file for file in others if file.is_file())
 
 
 def _tokenizer(path: Path) -> tuple[Path, ...]:

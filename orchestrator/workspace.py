@@ -30,12 +30,14 @@ from data import (
     UserError,
     fingerprint,
 )
+from data.collection import GENERATED
 from orchestrator import cluster
 from orchestrator.config import Experiment, TrainingSettings
 from orchestrator.config_schema import EncoderSettings, NegativesSettings
 from orchestrator.embeddings import Model, VectorSet, embed
 from orchestrator.encoder import BiEncoder, load_encoder, pad_id
 from orchestrator.encoding import Encoding, device
+from orchestrator.generation import Generation
 from orchestrator.negatives import Sources
 from orchestrator.teaching import Taught, Teaching
 from orchestrator.training import Tokens
@@ -64,6 +66,7 @@ class Opened:
     checkers: tuple[ModelFolder, ...] = ()  # of those that a cross-encoder checks
     candidates: tuple[Path, ...] = ()  # of those that are read from a file
     taught: Taught | None = None  # what the teacher said, where a recipe learns from one
+    learns: str = "judged"  # from which queries
 
 
 class Workspace:
@@ -84,11 +87,15 @@ class Workspace:
         self.store = Store(experiment.store)
         self.connect = connect
         self.on_shard = on_shard
+        self.learns = "judged"
+        self._origin: Workspace | None = None  # whose collection this one has
+        self._others: dict[str, Workspace] = {}
 
     @classmethod
     def of(cls, opened: Opened) -> Workspace:
         """A worker's: it reads the store and nothing else, wherever it runs."""
         workspace = cls(Experiment.model_validate_json(opened.experiment))
+        workspace.learns = opened.learns
         workspace.store = Store(workspace.experiment.store, opened.root)
         workspace.collection = data.open_collection(opened.collection)
         workspace.model = opened.model
@@ -107,15 +114,21 @@ class Workspace:
         candidates = tuple(self.sources.candidates.values())
         taught = self.teaching.taught if self.teaching else None
         sources = miners, checkers, candidates
-        return Opened(
-            experiment.model_dump_json(), self.store.root, self.collection.folder, self.model, *sources, taught
-        )
+        folder = self.collection.folder
+        return Opened(experiment.model_dump_json(), self.store.root, folder, self.model, *sources, taught, self.learns)
 
     @cached_property
     def collection(self) -> Collection:
-        """The test collection."""
+        """The test collection, with the generated queries where these are learned from."""
+        if self._origin is not None:
+            return self._origin.collection if self.learns == "judged" else self.generation.collection
         config = self.experiment.collection
         return data.load(self.store, config.format, config.path, (config.train_split, config.test_split))
+
+    @property
+    def collected(self) -> bool:
+        """Whether there is nothing to generate before the collection is there."""
+        return self.learns == "judged" or self._origin is None or self.generation.done
 
     def qrels(self, split: str, key: str) -> Qrels:
         """The judgments of a split. Raises UserError, naming the splits that there are."""
@@ -142,7 +155,7 @@ class Workspace:
 
     @cached_property
     def split(self) -> tuple[Qrels, Qrels]:
-        """The training judgments in two parts: training and validation."""
+        """The training judgments in two parts: training and validation; generated queries are never in the second."""
         config = self.experiment.collection
         if config.train_split == config.test_split:
             raise UserError(
@@ -151,7 +164,11 @@ class Workspace:
                 mend="Test queries must not be trained on.",
             )
         qrels = self.qrels(config.train_split, "train_split")
-        return data.split_validation(qrels, config.validation, self.experiment.seed)
+        training, validation = data.split_validation(qrels, config.validation, self.experiment.seed)
+        if self.learns == "judged":
+            return training, validation
+        generated = self.collection.qrels[GENERATED]
+        return (generated if self.learns == "generated" else training + generated), validation
 
     def check(self) -> None:
         """Refuse what would fail later, before anything is computed in vain; all but what `check_encoder` looks at.
@@ -160,17 +177,20 @@ class Workspace:
             UserError: the collection is too small for what is asked of it.
         """
         experiment, workers = self.experiment, self.experiment.scaling.workers
+        if experiment.generation:
+            self.generation.check()
         for row in experiment.recipes:
             settings = experiment.training_for(row)
-            self.steps(settings)
+            self.learning_from(settings.queries).steps(settings)
             if settings.batch_queries and settings.batch_queries % workers:
                 raise UserError(
                     f"a batch of {settings.batch_queries} cannot be shared equally by {workers} workers",
                     where="training.batch_size",
                     mend=f"Make it a multiple of {workers}.",
                 )
-        if not self.sources.needs_ranking:
-            self.negatives  # noqa: B018 - refuses what cannot be; to rank takes longer
+        for workspace in self.learned_from:
+            if workspace.collected and not workspace.sources.needs_ranking:
+                workspace.negatives  # noqa: B018 - refuses what cannot be; to rank takes longer
         self._check_pool()
         self.test_qrels  # noqa: B018
 
@@ -187,8 +207,9 @@ class Workspace:
                 miner.check_own_encoder(f"{self.sources.key(index)}.encoder")
         for index, checker in self.sources.checkers.items():
             checker.check(f"{self.sources.key(index)}.check")
-        if self.teaching:
-            self.teaching.check()
+        for workspace in self.learned_from:
+            if workspace.teaching:
+                workspace.teaching.check()
 
     def check_own_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
@@ -276,10 +297,37 @@ class Workspace:
 
     def with_encoder(self, encoder: EncoderSettings) -> Workspace:
         """The same collection and store with another encoder."""
-        changes = {"encoder": encoder, "negatives": NegativesSettings(), "teacher": None}
-        other = Workspace(self.experiment.model_copy(update=changes), self.connect, self.on_shard)
-        other.collection = self.collection
+        changes = {"encoder": encoder, "negatives": NegativesSettings(), "generation": None, "teacher": None}
+        return self._other(self.experiment.model_copy(update=changes))
+
+    def _other(self, experiment: Experiment) -> Workspace:
+        other = Workspace(experiment, self.connect, self.on_shard)
+        other._origin = self
         return other
+
+    def learning_from(self, queries: str) -> Workspace:
+        """The same, learning from "judged" queries, from "generated" ones, or from "both"."""
+        if queries == self.learns:
+            return self
+        if self.learns != "judged" and self._origin is not None:
+            return self._origin.learning_from(queries)
+        if queries not in self._others:
+            other = self._others[queries] = self._other(self.experiment)
+            other.learns, other.generation = queries, self.generation
+        return self._others[queries]
+
+    @property
+    def learned_from(self) -> list[Workspace]:
+        """This one for every kind of queries that a row learns from; itself where there are no rows."""
+        experiment = self.experiment
+        kinds = [experiment.training_for(row).queries for row in experiment.recipes] or ["judged"]
+        return [self.learning_from(queries) for queries in dict.fromkeys(kinds)]
+
+    @cached_property
+    def generation(self) -> Generation:
+        """What makes queries; only for an experiment that has such a section."""
+        assert self.experiment.generation is not None
+        return Generation(self, self.experiment.generation)
 
     def embed(self, wanted: Sequence[VectorSet], what: str = "encoding what is mined") -> list[Path]:
         """The folders of vectors, which are made on all of the machine or the cluster unless they are there."""
@@ -317,11 +365,13 @@ class Workspace:
         return self._batches(training, self.negatives)
 
     def steps(self, training: TrainingSettings) -> int | None:
-        """The steps of a run; nothing is made for it. None where it takes the tokens, and these are not there.
+        """The steps of a run; nothing is made for it. None where it takes tokens or queries that are not made yet.
 
         Raises:
             UserError: the examples do not fill a batch.
         """
+        if not self.collected:
+            return None
         if training.batch_tokens and not all(stage.done for stage in self.token_stages.values()):
             return None
         any_ = RandomNegatives(self.collection.documents.num_rows, self.split[0], self.experiment.negatives.per_query)
@@ -391,6 +441,7 @@ class Workspace:
             "encoder": self.encoder_inputs,
             "seed": experiment.seed,
             "workers": experiment.scaling.workers,
+            **({} if self.learns == "judged" else {"learns": self.learns}),
         }
 
     @cached_property

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from data.collection import Collection, Qrels, collection
 from data.errors import UserError
+from data.formats.files import Titled
 
 CHUNK_ROWS = 65_536
 
@@ -28,6 +29,7 @@ class Texts:
         self._texts: list[str] = []
         self._chunks: list[pa.Table] = []
         self._line_of_row = array("q")
+        self._title_lengths = array("i")
         self._sources: list[str] = []
         self._first_rows: list[int] = []  # of each source
         self._empty = 0
@@ -42,7 +44,9 @@ class Texts:
         self._first_rows.append(len(self))
 
     def add(self, id_: str, text: str, line: int) -> int:
-        """Add a text, stripped, and return its row. Raises UserError where the id is there already."""
+        """Add a text, stripped, and return its row; a `Titled` one with its title. Raises UserError where the id is
+        there already.
+        """
         if id_ in self.rows:
             row = self.rows[id_]
             source = self._sources[bisect_right(self._first_rows, row) - 1]
@@ -53,6 +57,7 @@ class Texts:
                 mend="Remove or rename one of them.",
             )
         row = self.rows[id_] = len(self.rows)
+        self._title_lengths.append(text.title_length if isinstance(text, Titled) else 0)
         text = text.strip()
         self._empty += not text
         self._line_of_row.append(line)
@@ -102,6 +107,12 @@ class Texts:
         if self._ids or not self._chunks:
             self._cut()
         return pa.concat_tables(self._chunks)
+
+    @property
+    def titles(self) -> pa.Table | None:
+        """How many characters of each text are its title, `length`; None where no text has one."""
+        lengths = np.array(self._title_lengths, np.int32)
+        return pa.table({"length": lengths}) if lengths.any() else None
 
     def _cut(self) -> None:
         columns = {f"{self.kind}_id": pa.array(self._ids, pa.string()), "text": pa.array(self._texts, pa.string())}
@@ -177,4 +188,4 @@ class Scores:
 
 def assembled(documents: Texts, queries: Texts, qrels: dict[str, Qrels], scores: pa.Table | None = None) -> Collection:
     """The collection of these."""
-    return collection(documents.table, queries.table, qrels, scores)
+    return collection(documents.table, queries.table, qrels, scores, documents.titles)

@@ -161,10 +161,26 @@ def string(value: dict[str, Any], key: str, where: str) -> str:
     return _encodable(text, key, where)
 
 
-def titled(value: dict[str, Any], where: str, key: str = "text") -> str:
+class Titled(str):
+    """A text of which the first `title_length` characters are its title."""
+
+    title_length = 0
+
+    @classmethod
+    def of(cls, text: str, title: str) -> Titled:
+        """The text, stripped; it has no title where it does not begin with this one."""
+        titled, title = cls(text.strip()), title.strip()
+        titled.title_length = len(title) if titled.startswith(title) else 0
+        return titled
+
+
+def titled(value: dict[str, Any], where: str, key: str = "text") -> Titled:
     """A title, if there is one, a blank and the text, which is under `key`."""
     text = string(value, key, where)
-    return f"{string(value, 'title', where)} {text}" if value.get("title") is not None else text
+    if value.get("title") is None:
+        return Titled(text)
+    title = string(value, "title", where)
+    return Titled.of(f"{title} {text}", title)
 
 
 def _encodable(value: str, key: str, where: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from data.collection import Collection
 from data.errors import UserError
 from data.formats.assemble import Judgments, Texts, assembled
-from data.formats.files import without_blanks
+from data.formats.files import Titled, without_blanks
 from data.store import Json
 
 
@@ -53,7 +53,7 @@ def _read(path: str, splits: tuple[str, ...]) -> Collection:
     documents, queries = Texts("doc"), Texts("query")
     documents.begin(path)
     for number, document in enumerate(source.docs_iter(), 1):
-        documents.add(without_blanks(document.doc_id, "doc_id", f"{path}:{number}"), document.default_text(), number)
+        documents.add(without_blanks(document.doc_id, "doc_id", f"{path}:{number}"), _text(document), number)
     documents.end("document")
     qrels = {}
     for split in splits:
@@ -71,6 +71,11 @@ def _read(path: str, splits: tuple[str, ...]) -> Collection:
             judgments.add(judgment.query_id, judgment.doc_id, int(judgment.relevance), number)
         qrels[split] = judgments.qrels
     return assembled(documents, queries, qrels)
+
+
+def _text(document: Any) -> Titled:
+    """All of a document that is text, as the data set joins it."""
+    return Titled.of(document.default_text(), getattr(document, "title", None) or "")
 
 
 def _load(name: str) -> Any:

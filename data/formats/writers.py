@@ -11,16 +11,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from data.arrow import numbers
 from data.collection import Collection, Qrels
 from data.errors import UserError
-from data.store import TEMPORARY, full_disk
+from data.store import TEMPORARY, Json, full_disk
 
 BATCH_ROWS = 65_536
 
 
-def write(collection: Collection, format: str, folder: Path) -> None:
+def write(collection: Collection, format: str, folder: Path, beside: Mapping[str, Json] | None = None) -> None:
     """Write a collection to a folder that is not there yet; it appears when it is complete.
 
+    `beside` are JSON files, by name, that are written along with it.
     Raises UserError for a format that is not written, a folder that is there, and a full disk.
     """
     if format not in WRITERS:
@@ -28,6 +30,8 @@ def write(collection: Collection, format: str, folder: Path) -> None:
     with _new(folder) as partial:
         partial.mkdir(parents=True)
         WRITERS[format](collection, partial)
+        for name, value in (beside or {}).items():
+            (partial / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_table(table: pa.Table, file: Path) -> None:
@@ -63,7 +67,7 @@ def _remove(path: Path) -> None:
 
 def _beir(collection: Collection, folder: Path) -> None:
     """corpus.jsonl, queries.jsonl, and qrels/<split>.tsv with a header."""
-    _write(folder / "corpus.jsonl", (_json({"_id": id_, "text": text}) for id_, text in _rows(collection.documents)))
+    _write(folder / "corpus.jsonl", (_json(row) for batch in _documents(collection) for row in batch.to_pylist()))
     _write(folder / "queries.jsonl", (_json({"_id": id_, "text": text}) for id_, text in _rows(collection.queries)))
     for split, judged in _judgments(collection).items():
         lines = (f"{query}\t{document}\t{score}" for query, document, score in _rows(judged))
@@ -90,13 +94,33 @@ def _parquet(collection: Collection, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     (folder / "qrels").mkdir()
-    for name, table in (("corpus", collection.documents), ("queries", collection.queries)):
-        pq.write_table(table.rename_columns(["_id", "text"]), folder / f"{name}.parquet")
+    pq.write_table(pa.Table.from_batches(_documents(collection)), folder / "corpus.parquet")
+    pq.write_table(collection.queries.rename_columns(["_id", "text"]), folder / "queries.parquet")
     for split, judged in _judgments(collection).items():
         pq.write_table(judged, folder / "qrels" / f"{split}.parquet")
 
 
 WRITERS: Mapping[str, Callable[[Collection, Path], None]] = {"beir": _beir, "trec": _trec, "parquet": _parquet}
+
+
+def _documents(collection: Collection) -> Iterator[pa.RecordBatch]:
+    """`_id`, `title` where there are titles, and `text`, so that they are joined to the same text again."""
+    lengths = None if collection.titles is None else numbers(collection.titles["length"])
+    row = 0
+    for batch in collection.documents.to_batches(BATCH_ROWS):
+        ids, texts = batch.columns
+        if lengths is None:
+            yield pa.record_batch({"_id": ids, "text": texts})
+            continue
+        cut = [_cut(text, length) for text, length in zip(texts.to_pylist(), lengths[row:].tolist(), strict=False)]
+        row += len(batch)
+        titles, bodies = ([each[part] for each in cut] for part in range(2))
+        yield pa.record_batch({"_id": ids, "title": titles, "text": bodies})
+
+
+def _cut(text: str, length: int) -> tuple[str, str]:
+    """Title and text, of which the title is so many characters and a blank."""
+    return (text[:length], text[length + 1 :]) if text[length : length + 1] in ("", " ") and length else ("", text)
 
 
 def _judgments(collection: Collection) -> dict[str, pa.Table]:

@@ -32,7 +32,8 @@ class SpeedUp:
 @dataclass(frozen=True)
 class Row:
     """One recipe. `winner_seconds` and `all_seconds` are device seconds of the winning run and of all its runs, with
-    `teacher_seconds`, what it took to ask the teacher that it learns from.
+    `teacher_seconds`, what it took to ask the teacher that it learns from, and `generation_seconds`, what it took to
+    make the queries that it learns from beside those that people asked, or in their place (`queries`).
 
     `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on.
     """
@@ -49,6 +50,8 @@ class Row:
     devices: tuple[str, ...]
     speed_ups: tuple[SpeedUp, ...] = ()
     teacher_seconds: float = 0.0
+    generation_seconds: float = 0.0
+    queries: str = "judged"
 
     @property
     def trials(self) -> int:
@@ -96,10 +99,13 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
+    shared = {"teaching"} if result.taught else set()
+    shared |= {"generation"} if result.queries != "judged" else set()
     own = [
         cost
         for cost in costs
-        if (cost.recipe == result.name and cost.stage != "evaluation") or (cost.stage == "teaching" and result.taught)
+        if (cost.recipe == result.name and cost.stage != "evaluation")
+        or (cost.stage in shared and (not cost.queries or result.queries in cost.queries))
     ]
     winner = result.winning_trial
     states = [trial.state for trial in result.trials]
@@ -115,6 +121,8 @@ def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
         stopped=states.count("stopped"),
         devices=tuple(sorted({cost.device for cost in own})),
         teacher_seconds=sum(cost.device_seconds for cost in own if cost.stage == "teaching"),
+        generation_seconds=sum(cost.device_seconds for cost in own if cost.stage == "generation"),
+        queries=result.queries,
     )
 
 

@@ -21,17 +21,32 @@ def sentences(comparison: Comparison) -> list[str]:
             if rival.kind in ("tuned", "fixed") and rival.devices and row.devices and rival.devices != row.devices
         ]
     if taught := [row for row in table if row.teacher_seconds]:
-        names = " and ".join(filter(None, [", ".join(row.name for row in taught[:-1]), taught[-1].name]))
+        spent = sorted({seconds(row.teacher_seconds) for row in taught})
         said.append(
-            f"{names} learn{'s' if len(taught) == 1 else ''} from a teacher; the {seconds(taught[0].teacher_seconds)} "
+            f"{_names(taught)} learn{'s' if len(taught) == 1 else ''} from a teacher; the {' or '.join(spent)} "
             f"device seconds that it took to ask it are in all runs of each."
         )
+    for kind, what in (
+        ("generated", "generated queries alone, which nobody asked"),
+        ("both", "generated queries beside the judged ones"),
+    ):
+        if learned := [row for row in table if row.queries == kind]:
+            said.append(
+                f"{_names(learned)} learn{'s' if len(learned) == 1 else ''} from {what}; the "
+                f"{seconds(learned[0].generation_seconds)} device seconds that it took to make them are in all runs "
+                "of each."
+            )
     for base in (row for row in table if row.untrained):
         for row in table:
             behind = base.measures[measure] - row.measures[measure]
             if not row.untrained and behind >= 0.0005:
                 said.append(f"{row.name} ends {behind:.3f} {measure} below the untrained encoder.")
     return [*said, CAVEAT] if len(table) > 1 else said
+
+
+def _names(table: list[Row]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(row.name for row in table[:-1]), table[-1].name]))
 
 
 def against(row: Row, speed_up: SpeedUp, rival: Row, measure: str) -> str:
@@ -97,8 +112,9 @@ def cheapest(table: list[Row]) -> set[str]:
 
 def what_was_run(comparison: Comparison) -> str:
     """Collection, encoder and seed in one line."""
+    generated = f" and {comparison.generated_queries:,} generated" if comparison.generated_queries else ""
     queries = (
-        f"{comparison.train_queries:,} training, {comparison.validation_queries:,} validation "
+        f"{comparison.train_queries:,} training{generated}, {comparison.validation_queries:,} validation "
         f"and {comparison.test_queries:,} test queries"
     )
     seed = configured(comparison, "seed")

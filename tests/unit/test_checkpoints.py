@@ -111,11 +111,14 @@ def test_a_half_written_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.Mo
     class KilledError(BaseException):
         pass
 
-    def save_file(state: dict[str, Any], name: str) -> None:
-        if killed_at == Path(name).stem:
-            Path(name).write_bytes(b"\x00" * 10)
-            raise KilledError
-        real_save(state, name)
+    def killing(save: Any) -> Any:
+        def saved(what: Any, name: str) -> None:
+            if killed_at == Path(name).stem:
+                Path(name).write_bytes(b"\x00" * 10)
+                raise KilledError
+            save(what, name)
+
+        return saved
 
     def dump(value: Any, file: Any) -> None:
         if killed_at == "state":
@@ -130,9 +133,10 @@ def test_a_half_written_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.Mo
             raise KilledError
         real_rename(path, target)
 
-    real_save, real_dump, real_rename = module.save_file, json.dump, Path.rename
+    real_dump, real_rename = json.dump, Path.rename
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", save_file)
+        for save in ("save_file", "save_model"):
+            patch.setattr(module, save, killing(getattr(module, save)))
         patch.setattr(module.json, "dump", dump)
         patch.setattr(Path, "rename", rename)
         with pytest.raises(KilledError):

@@ -100,9 +100,11 @@ def test_minimal_experiment_has_every_default():
             "per_query": 1,
             "mix": (),
         },
+        "generation": None,
         "teacher": None,
         "training": {
             "batch_size": 32,
+            "queries": "judged",
             "examples": "judgments",
             "epochs": 2,
             "learning_rate": 2e-5,
@@ -245,7 +247,7 @@ def test_files_that_are_no_experiment(text, message):
         ("  batch_size: 32", "  batchsize: 32",
          '7: training.batchsize: "batchsize" is not a key here. Did you mean "batch_size"?'),
         ("  batch_size: 32", "  optimizer: adam",
-         '7: training.optimizer: "optimizer" is not a key here. Keys here: batch_size, examples, epochs, '
+         '7: training.optimizer: "optimizer" is not a key here. Keys here: queries, batch_size, examples, epochs, '
          "learning_rate, warmup, schedule, weight_decay, clip, precision, token_budget, activation_tokens, "
          "validations, checkpoint_seconds."),
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
@@ -266,7 +268,7 @@ def test_files_that_are_no_experiment(text, message):
          '1: name: must be letters, digits, "-", "_" and ".", beginning with a letter or digit, not ".."'),
         ("name: quickstart", "title: quickstart",
          '1: title: "title" is not a key here (and 1 more). Keys here: name, seed, collection, encoder, '
-         "negatives, teacher, training, recipes, evaluation, scaling, tracking, store."),
+         "negatives, generation, teacher, training, recipes, evaluation, scaling, tracking, store."),
         ("name: quickstart\n", "", "1: name: is missing. Add it."),
         ("path: examples/scifact, ", "", "3: collection.path: is missing. Add it."),
         ("validation: 0.1", "validation: 1.0", "3: collection.validation: must be less than 1, not 1.0"),

@@ -11,9 +11,9 @@ from rich.console import Console
 from orchestrator import console as module
 from orchestrator.config import TrainingSettings
 from orchestrator.console import Display
+from orchestrator.journal import Entry
 from orchestrator.records import Cost, Progress
 from orchestrator.runs import RunSpec
-from orchestrator.trial import Entry
 
 RUN = RunSpec(
     row="static-margin",

@@ -20,9 +20,10 @@ from data.pair_scores import PairScores
 from data.store import manifest
 from orchestrator import pair_scoring, shards
 from orchestrator.config import load
+from orchestrator.journal import JOURNAL
 from orchestrator.pair_scoring import ScoreShard
 from orchestrator.runs import RunSpec, runs_of
-from orchestrator.trial import JOURNAL, read_trial, run_trial, stage_of
+from orchestrator.trial import read_trial, run_trial, stage_of
 from orchestrator.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_cpu")
@@ -90,7 +91,9 @@ def test_only_what_is_asked_for_is_encoded(taught: Make) -> None:
     workspace = taught("encoder", "[{recipe: embedding-matching, loss: {side: query}}]")
     assert workspace.teaching is not None
     assert list(workspace.teaching.folders) == ["teacher_queries"]
-    assert workspace.teaching.cost.examples == 32  # the training queries, none of the validation's
+    assert [cost.examples for cost in workspace.teaching.costs.values()] == [
+        32
+    ]  # the training queries, none of the validation's
     _, said = signals(workspace)
     assert (said.scores, said.documents) == (None, None)
     assert workspace.teaching.in_words.startswith("vectors of the training queries, /")
@@ -123,8 +126,9 @@ def test_a_cross_encoder_says_what_it_says_of_each_pair(taught: Make, tiny_cross
         expected = [logits_of(tiny_cross_encoder, workspace, query, row) for row in rows]
         np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert workspace.teaching is not None
-    assert workspace.teaching.cost.examples == len(workspace.teaching.pairs)
-    assert workspace.teaching.cost.flops > 0
+    (cost,) = workspace.teaching.costs.values()
+    assert cost.examples == len(workspace.teaching.pairs)
+    assert cost.flops > 0
 
 
 def test_pairs_that_another_experiment_has_scored_are_not_scored_again(
@@ -151,9 +155,10 @@ def test_pairs_that_another_experiment_has_scored_are_not_scored_again(
     assert scored == [len(first.pairs), len(fresh)]
     shared = np.intersect1d(first.pairs, again.pairs)
     assert after.take(shared).tolist() == before.take(shared).tolist()
-    assert again.cost.examples == len(again.pairs)
+    (cost,), (cost_before,) = again.costs.values(), first.costs.values()
+    assert cost.examples == len(again.pairs)
     share = len(shared) / len(first.pairs)
-    assert again.cost.device_seconds > first.cost.device_seconds * share
+    assert cost.device_seconds > cost_before.device_seconds * share
     # In another store everything is new, and says the same.
     other = f"store={tmp_path}/other"
     alone = taught("cross", "[margin-mse]", "encoder.normalize=false", "training.epochs=4", other).teaching
@@ -250,7 +255,7 @@ def test_scores_that_others_made(taught: Make, tmp_path: Path) -> None:
         for query, of in zip(batch.queries.tolist(), rows.tolist(), strict=True)
     ]
     np.testing.assert_allclose(said.scores, expected, rtol=1e-6)
-    assert workspace.teaching.cost is None
+    assert workspace.teaching.costs == {}
 
 
 def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> None:
@@ -274,7 +279,7 @@ def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> N
     for query, scores in zip(batch.queries.tolist(), said.scores.tolist(), strict=True):
         number = THINGS.index(ids[query].split()[1])
         assert scores == [number + 2.0, number / 2]
-    assert workspace.teaching.cost is None
+    assert workspace.teaching.costs == {}
     assert workspace.teaching.in_words == f"scores of the pairs that training meets, {tmp_path}/scored (dot)"
     run = run_of(workspace)
     run_trial(workspace, run, lambda point: None)

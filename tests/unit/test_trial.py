@@ -27,10 +27,11 @@ from tiny_trial import experiment, run_of
 from orchestrator import trial as module
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.encoder import load_encoder
+from orchestrator.journal import Entry, Journal
 from orchestrator.records import Cost, Progress, Trial
 from orchestrator.runs import runs_of
 from orchestrator.training import train
-from orchestrator.trial import MODEL, RECORD, Entry, Journal, read_trial, record, run_trial, stage_of
+from orchestrator.trial import MODEL, RECORD, read_trial, record, run_trial, stage_of
 from orchestrator.tuning import trials_of
 from orchestrator.workspace import Workspace
 

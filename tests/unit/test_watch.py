@@ -14,9 +14,9 @@ import pytest
 from data import Stage, Store
 from orchestrator import watch as module
 from orchestrator.config import TrainingSettings
+from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec
-from orchestrator.trial import JOURNAL, Entry, Journal
 from orchestrator.watch import Watch
 
 
