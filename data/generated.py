@@ -53,10 +53,19 @@ def write_extended(base: Collection, extended: Collection, folder: Path) -> None
     write_parts(extended, folder, but="documents")
 
 
-def generated_alone(extended: Collection) -> Collection:
-    """The documents and the generated queries, which are its split "train"."""
-    rows = np.flatnonzero(extended.generated)
-    queries, qrels = extended.queries.take(pa.array(rows)), extended.qrels[GENERATED]
-    own = Qrels(np.searchsorted(rows, qrels.query_row), qrels.doc_row, qrels.relevance)
-    known = {"documents": extended.parts["documents"]}
-    return collection(extended.documents, queries, {"train": own}, titles=extended.titles, known=known)
+def generated_alone(extended: Collection, test: str | None = None) -> Collection:
+    """The documents and the generated queries, which are its split "train"; with them the split `test`, if it is there,
+    so that it is measured by what people asked.
+    """
+    kept = extended.generated.copy()
+    splits = {"train": extended.qrels[GENERATED]}
+    if test in extended.qrels and test != "train":
+        splits[test] = extended.qrels[test]
+        kept[splits[test].query_row] = True
+    rows = np.flatnonzero(kept)
+    qrels = {
+        name: Qrels(np.searchsorted(rows, each.query_row), each.doc_row, each.relevance)
+        for name, each in splits.items()
+    }
+    queries, known = extended.queries.take(pa.array(rows)), {"documents": extended.parts["documents"]}
+    return collection(extended.documents, queries, qrels, titles=extended.titles, known=known)

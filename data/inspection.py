@@ -73,6 +73,7 @@ def inspect(
         *_of_side("queries", queries),
         *(_of_split(name, split) for name, split in splits.items() if split.without_relevant),
         *_without_judgments(collection),
+        *_generated(collection),
         *_of_both(collection),
         *_leaks(collection, train, test),
     ]
@@ -141,6 +142,18 @@ def _without_judgments(collection: Collection) -> list[str]:
         if unjudged
         else []
     )
+
+
+def _generated(collection: Collection) -> list[str]:
+    """Queries that nobody has asked."""
+    generated = collection.generated
+    count = int(generated.sum())
+    found = [f"{_share(count, len(generated), 'queries')} are generated: nobody has asked them"] if count else []
+    for name, qrels in collection.qrels.items():
+        queries = np.unique(qrels.query_row)
+        if some := int(generated[queries].sum()):
+            found.append(f"{_share(some, len(queries), f'queries of {name}')} are generated")
+    return found
 
 
 def _of_both(collection: Collection) -> list[str]:

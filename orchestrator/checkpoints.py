@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -78,3 +81,14 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove what the finished run no longer needs."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """safetensors tells in words what the system said of a file: that is an OSError again."""
+    try:
+        yield
+    except SafetensorError as error:
+        if said := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+        raise

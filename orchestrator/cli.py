@@ -107,7 +107,7 @@ def generate(
 ) -> None:
     """Make queries from the documents; none of them is ever taken for one that somebody asked."""
     with _job(experiment, overrides) as job:
-        job.check()
+        job.check_generation()
         job.prepare()
         sample = job.generate_alone()
         if save:

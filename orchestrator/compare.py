@@ -12,6 +12,8 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 import losses
 from data import Inspection, PooledNegatives, Qrels, Stage, UserError, fingerprint, inspect
 from data.collection import GENERATED
@@ -23,6 +25,7 @@ from orchestrator.encoding import TOKEN_BUDGET
 from orchestrator.evaluation import Evaluated, evaluate_all, trained_model
 from orchestrator.journal import Entry
 from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
+from orchestrator.report import wording
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
@@ -68,11 +71,11 @@ class Job:
         workspace = self.workspace
         collection = workspace.collection
         training, validation = workspace.split
-        tests = len({*workspace.test_qrels.query_row.tolist()})
-        self.display.line(
-            f"collection {self.experiment.collection.path}: {collection.documents.num_rows:,} documents, "
-            f"{_queries(training):,} training, {_queries(validation):,} validation and {tests:,} test queries"
-        )
+        counts = _queries(training), _queries(validation), _queries(workspace.test_qrels)
+        generated = int(collection.generated[np.unique(training.query_row)].sum())
+        queries = wording.queries(counts[0] - generated, generated, *counts[1:])
+        documents = f"{collection.documents.num_rows:,} documents"
+        self.display.line(f"collection {self.experiment.collection.path}: {documents}, {queries}")
         workspace.check()
         workspace.check_encoder()
 
@@ -97,15 +100,22 @@ class Job:
         elif self.experiment.generation:
             self.display.line("generation: no recipe here learns from generated queries")
 
-    def generate_alone(self) -> list[tuple[str, str]]:
-        """The generated queries; some of them, with the id of a document that each was made from."""
+    def check_generation(self) -> None:
+        """Refuse what would fail later when queries are generated; no judgment is needed but by what learns from it."""
         if self.experiment.generation is None:
             what, mend = "there is nothing that says how", 'Add a section such as "generation: {generator: salient}".'
             raise UserError(what, where="generation", mend=mend)
+        path, documents = self.experiment.collection.path, self.workspace.collection.documents.num_rows
+        self.display.line(f"collection {path}: {documents:,} documents")
+        self.workspace.check_own_encoder("encoder")
+        self.workspace.generation.check()
+
+    def generate_alone(self) -> list[tuple[str, str]]:
+        """The generated queries; some of them, with the id of a document that each was made from."""
         generation = self.workspace.generation
         self.display.line(f"generation: {generation.in_words}")
         made, facts = generation.collection, generation.facts
-        dropped = f", {facts.kept:,} kept" if self.experiment.generation.round_trip else ""
+        dropped = f", {facts.kept:,} kept" if generation.filtered else ""
         self.display.line(f"generated {facts.distinct:,} queries from {facts.documents:,} documents{dropped}")
         qrels = made.qrels[GENERATED]
         places = [len(qrels) * part // SHOWN for part in range(min(SHOWN, len(qrels)))]
@@ -113,12 +123,13 @@ class Job:
         return [(texts[int(qrels.query_row[place])].as_py(), ids[qrels.doc_row[place]]) for place in places]
 
     def save_generated(self, folder: Path, form: str) -> None:
-        """Write the generated queries as a collection of their own, with how they came about."""
+        """Write the generated queries as a collection of their own, with how they came about and the test split."""
         from data.formats.writers import write
         from data.generated import generated_alone
 
         generation = self.workspace.generation
-        write(generated_alone(generation.collection), form, folder, {"generated.json": generation.provenance})
+        alone = generated_alone(generation.collection, self.experiment.collection.test_split)
+        write(alone, form, folder, {"generated.json": generation.provenance})
 
     def mine(self) -> None:
         """The negatives, the validation pool, and the order of the batches."""
@@ -305,10 +316,13 @@ class Job:
             fingerprint=self.fingerprint,
             collection=experiment.collection.path,
             documents=workspace.collection.documents.num_rows,
-            train_queries=_queries(training),
+            train_queries=int((~workspace.collection.generated[np.unique(training.query_row)]).sum()),
             validation_queries=_queries(validation),
             test_queries=len(next(iter(untrained.per_query.values()))),
-            generated_queries=max(int(each.collection.generated.sum()) for each in workspace.learned_from),
+            generated_queries=max(
+                int(each.collection.generated[np.unique(each.split[0].query_row)].sum())
+                for each in workspace.learned_from
+            ),
             encoder=experiment.encoder.model,
             measures=tuple(experiment.evaluation.measures),
             results=tuple(results),

@@ -59,7 +59,7 @@ class Display:
         if done < total or stage in self._tasks:
             self._bar(stage, done, total)
             if done == total or (not self._live and done and done % max(1, total // 8) == 0):
-                self.line(f"{stage}: {done}/{total} shards")
+                self.line(f"{stage}: {done}/{total}")
 
     def counting(self, total: int) -> Callable[[RunSpec], None]:
         """A bar over all training runs; call the result when one of them is over."""

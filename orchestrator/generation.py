@@ -23,8 +23,10 @@ from data.tokens import fast_tokenizer
 from orchestrator import cluster, embeddings, generator, generator_training, shards
 from orchestrator.config_schema import EncoderSettings, GenerationSettings
 from orchestrator.embeddings import VectorSet
+from orchestrator.journal import Entry
 from orchestrator.records import Cost
 from orchestrator.search import Tasks, search_shards
+from orchestrator.watch import Watch
 from orchestrator.weights import ModelFolder, keep, locate, placed
 
 if TYPE_CHECKING:
@@ -121,9 +123,14 @@ class Generation:
         return f"{what}, {settings.per_document} a document at most, of {how_many:,} documents{kept}"
 
     @property
+    def filtered(self) -> bool:
+        """Whether there is a round trip."""
+        return self._settings.round_trip is not None
+
+    @property
     def done(self) -> bool:
         """Whether the store has the queries."""
-        return self._stage(self._settings.round_trip is not None).done
+        return self._stage(self.filtered).done
 
     @cached_property
     def collection(self) -> Collection:
@@ -145,7 +152,7 @@ class Generation:
     @property
     def facts(self) -> Facts:
         """What came of it."""
-        return self._facts(self._stage(self._settings.round_trip is not None).path)
+        return self._facts(self._stage(self.filtered).path)
 
     @staticmethod
     def _facts(folder: Path) -> Facts:
@@ -254,9 +261,10 @@ class Generation:
         """The folder of the generator."""
         workspace, settings = self._workspace, self._settings
         training, validation = (part.relevant for part in workspace.split)
+        seed, stage = workspace.experiment.seed, self._trained
 
         def make(partial: Path) -> None:
-            arguments = {
+            arguments: dict[str, Any] = {
                 "folder": self._model.path,
                 "layers": self._layers,
                 "dropout": workspace.experiment.encoder.dropout,
@@ -264,13 +272,18 @@ class Generation:
                 "training": training,
                 "validation": validation,
                 "settings": settings.training,
-                "seed": workspace.experiment.seed,
+                "seed": seed,
             }
-            with placed("generation.training", "training"):
-                self._run([Shard(partial, 0)], generator_training.TrainGenerator, arguments, "training the generator")
+            steps = generator_training.plan_of(training, len(arguments["tokens"].documents), settings.training, seed)
+            with placed("generation.training", "training"), Watch([(steps.total_steps, stage)], self._on_entries):
+                self._run([Shard(partial, 0)], generator_training.TrainGenerator, arguments, "the generator")
             generator_training.tidy(partial)
 
-        return self._trained.build(make) / generator_training.MODEL
+        return stage.build(make) / generator_training.MODEL
+
+    def _on_entries(self, total_steps: int, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._workspace.on_shard("training the generator, step", entry.point.step, total_steps)
 
     def _run(self, wanted: list[Shard], worker: Any, arguments: Mapping[str, Any], what: str) -> None:
         workspace, available = self._workspace, cluster.resources()

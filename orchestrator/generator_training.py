@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Batch, BatchPlan, Examples, Qrels, RandomNegatives, Shard
+from data.store import TEMPORARY
 from losses import LossOutput
 from orchestrator import shards
-from orchestrator.checkpoints import Checkpoints
+from orchestrator.checkpoints import Checkpoints, system_errors
 from orchestrator.config_schema import GeneratorTrainingSettings
 from orchestrator.encoding import Encoding, TokenCount, chunks, device, pad
 from orchestrator.generator import made_of, save_generator, written_flops
@@ -77,6 +78,7 @@ class TrainGenerator:
         self._plan = plan_of(training, len(tokens.documents), settings, seed)
         self._validation = validation
 
+    @system_errors()
     def __call__(self, shard: Shard) -> pa.Table:
         settings, journal = self._settings, Journal(shard.folder / JOURNAL)
         torch.manual_seed(self._plan.seed)  # what the encoder's weights do not have
@@ -89,18 +91,20 @@ class TrainGenerator:
             found = learner.validate(self._validation)
             kept = shard.folder / MODEL / SCORE
             if not kept.is_file() or found.score > json.loads(kept.read_text()):
-                kept.unlink(missing_ok=True)
+                kept.unlink(missing_ok=True)  # it is written when the model is, and all at once
                 save_generator(model, kept.parent, self._folder)
-                kept.write_text(json.dumps(found.score))
+                score = kept.with_name(f"{SCORE}{TEMPORARY}")
+                score.write_text(json.dumps(found.score))
+                score.rename(kept)
             return found
 
         def report(point: Progress, costs: Costs) -> None:
-            if point.validation is not None and point.step not in known:
+            if point.step not in known:
                 journal.append(Entry(point, costs))
 
         checkpoints = Checkpoints(shard.folder / _CHECKPOINTS)
         fit(learner, self._plan, settings, encoding.device, validate=validate, report=report, checkpoints=checkpoints)
-        entries = journal.read()
+        entries = [entry for entry in journal.read() if entry.point.validation is not None]
         curve = {
             "step": [entry.point.step for entry in entries],
             "loss": [entry.point.loss for entry in entries],

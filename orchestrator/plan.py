@@ -35,12 +35,14 @@ def describe(experiment: Experiment) -> list[Planned]:
     workspace.check()
     workspace.check_encoder()
     training, validation = workspace.split
+    generated = sum(int(collection.generated[part.query_row].sum()) for part in (training, validation))
     lines = [
         Planned(
             "collection",
             DONE,
             f"{experiment.collection.path}: {collection.documents.num_rows:,} documents, {len(training):,} training "
-            f"and {len(validation):,} validation judgments",
+            f"and {len(validation):,} validation judgments"
+            + (f", {generated:,} of them generated" if generated else ""),
         )
     ]
     for field, stage in workspace.token_stages.items():

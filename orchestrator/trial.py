@@ -8,17 +8,12 @@ So a search that was killed sees the same values in the same order when it is ru
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from data import Stage
-from orchestrator.checkpoints import Checkpoints
+from orchestrator.checkpoints import Checkpoints, system_errors
 from orchestrator.encoder import BiEncoder, save_encoder
 from orchestrator.group import Group
 from orchestrator.journal import JOURNAL, Entry, Journal
@@ -74,18 +69,7 @@ def run_trial(
             report(point)
 
 
-@contextmanager
-def _system_errors() -> Iterator[None]:
-    """safetensors tells in words what the system said of a file: that is an OSError again."""
-    try:
-        yield
-    except SafetensorError as error:
-        if said := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
-        raise
-
-
-@_system_errors()
+@system_errors()
 def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[Progress], None], group: Group) -> None:
     journal = Journal(partial / JOURNAL)
     plan = workspace.plan(run.training)

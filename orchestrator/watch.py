@@ -5,29 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from data import Stage
 from orchestrator.journal import JOURNAL, Entry, Journal
-from orchestrator.runs import RunSpec
 
 SECONDS = 0.5
+Run = TypeVar("Run")
 
 
-class Watch:
+class Watch(Generic[Run]):
     """Calls `on_entries(run, entries)` for what runs add to their journals, from a thread, until it is left.
 
     What a journal held before is passed on first, so a run that goes on after a kill is seen from its beginning.
     """
 
-    def __init__(
-        self, runs: Sequence[tuple[RunSpec, Stage]], on_entries: Callable[[RunSpec, list[Entry]], None]
-    ) -> None:
+    def __init__(self, runs: Sequence[tuple[Run, Stage]], on_entries: Callable[[Run, list[Entry]], None]) -> None:
         self._runs, self._on_entries = runs, on_entries
         self._offsets = [0] * len(runs)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watch[Run]:
         self._thread.start()
         return self
 

@@ -112,14 +112,19 @@ def cheapest(table: list[Row]) -> set[str]:
 
 def what_was_run(comparison: Comparison) -> str:
     """Collection, encoder and seed in one line."""
-    generated = f" and {comparison.generated_queries:,} generated" if comparison.generated_queries else ""
-    queries = (
-        f"{comparison.train_queries:,} training{generated}, {comparison.validation_queries:,} validation "
-        f"and {comparison.test_queries:,} test queries"
-    )
+    asked = comparison.train_queries, comparison.generated_queries
+    counts = queries(*asked, comparison.validation_queries, comparison.test_queries)
     seed = configured(comparison, "seed")
-    line = f"{comparison.collection}: {comparison.documents:,} documents, {queries}. Encoder {comparison.encoder}."
+    line = f"{comparison.collection}: {comparison.documents:,} documents, {counts}. Encoder {comparison.encoder}."
     return line if seed is None else f"{line} Seed {seed}."
+
+
+def queries(training: int, generated: int, validation: int, test: int) -> str:
+    """How many there are of each kind; where all that is trained on is generated, so is what is validated on."""
+    if generated and not training:
+        return f"{generated:,} generated training, {validation:,} generated validation and {test:,} test queries"
+    more = f" and {generated:,} generated" if generated else ""
+    return f"{training:,} training{more}, {validation:,} validation and {test:,} test queries"
 
 
 def configured(comparison: Comparison, key: str) -> object | None:

@@ -270,9 +270,10 @@ def test_what_a_teacher_says_of_what_was_mined_and_checked(prepared: Flow, tiny_
     assert "negatives a query: 2 own" in ended.errors
     assert f"teacher: scores of the pairs that training meets, {tiny_cross_encoder} (logit)" in ended.errors
     assert "margin-mse learns from a teacher" in ended.output
-    ranked, checked = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "mining")
-    assert ranked["examples"] == 60 + 32
-    assert checked["examples"] > 32
+    mined = [cost for cost in prepared.comparison["costs"] if cost["stage"] == "mining"]
+    documents, queries, _, checked = (cost["examples"] for cost in mined)  # the third one is the search
+    assert (documents, queries) == (60, 32)
+    assert checked > 32
     (taught,) = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "teaching")
     # Each training query with its document, and with two negatives in each of two epochs, of which some are the same.
     assert 32 < taught["examples"] <= 32 + 2 * 32 * 2
@@ -281,3 +282,36 @@ def test_what_a_teacher_says_of_what_was_mined_and_checked(prepared: Flow, tiny_
         len(list(folder.glob("part-*"))) for folder in (prepared.store / "embeddings").iterdir() if folder.is_dir()
     ]
     assert len(sizes) == 5  # two corpora, two times the test queries, and the training queries
+
+
+def test_generated_queries_are_learned_from_and_never_taken_for_others(prepared: Flow) -> None:
+    rows = "[arm-adaptive, {recipe: arm-adaptive, name: both, training: {queries: both}}]"
+    settings = (
+        "generation={generator: inverse-cloze, round_trip: {depth: 20}}",
+        "negatives={source: mined, depth: 20}",
+        f"recipes={rows}",
+    )
+    ended = prepared.run("compare", *(word for setting in settings for word in ("--set", setting)))
+    assert ended.status == 0, ended.errors
+    assert "generation: sentences drawn at random, 1 a document at most, of 60 documents, kept if" in ended.errors
+    (kept,) = re.findall(r"generated 60 queries from 60 documents, (\d+) kept", ended.errors)
+    assert "both: judged and generated queries, " in ended.errors
+    assert "both learns from generated queries beside the judged ones; the " in ended.output
+    comparison = prepared.comparison
+    assert comparison["generated_queries"] == int(kept)
+    assert [result["queries"] for result in comparison["results"]] == ["judged", "judged", "both"]
+    examples = {name: trials[-1]["examples"] for name, trials in points(comparison).items()}
+    assert examples["arm-adaptive"] == 64
+    assert examples["both"] == (32 + int(kept)) // 8 * 8 * 2
+    costs = [cost for cost in comparison["costs"] if cost["stage"] == "generation"]
+    assert [cost["queries"] for cost in costs] == [["both"]] * 3  # the excerpts, and two sets of vectors
+    in_runs = [result["per_query"]["nDCG@10"] for result in comparison["results"]]
+    assert all(not query.startswith("generated:") for each in in_runs for query in each)
+    tags = [run.data.tags for run in runs_in(prepared)[1]]
+    rows_of = {tag["mlflow.runName"]: tag["stillhouse.queries"] for tag in tags if "stillhouse.queries" in tag}
+    assert rows_of == {"untrained": "judged", "arm-adaptive": "judged", "both": "both"}
+
+
+def points(comparison: Any) -> dict[str, Any]:
+    """The learning curve of each row's only trial."""
+    return {result["name"]: result["trials"][0]["curve"] for result in comparison["results"] if result["trials"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +92,77 @@ def test_there_is_nothing_to_save_of_random_negatives(
         "Set it to bm25, mined, given or file."
     )
     assert not (tmp_path / "negatives.parquet").exists()
+
+
+GENERATION = ("--set", "generation={generator: inverse-cloze, documents: 20, round_trip: {depth: 30}}")
+
+
+def test_generate(run: Run, tiny_collection: Path, tmp_path: Path) -> None:
+    printed = run("generate", *GENERATION, "--save", "mine").splitlines()
+    assert len(printed) == 6
+    documents = dict(
+        zip(*(read_beir(tiny_collection).documents[name].to_pylist() for name in ("doc_id", "text")), strict=True)
+    )
+    for line in printed[:5]:
+        document, text = line.split("  ")
+        assert text in documents[document]
+    told = json.loads((tmp_path / "mine" / "generated.json").read_text())
+    assert printed[5] == f"{told['counts']['kept']} generated queries → mine"
+    assert told["counts"]["documents"] == told["counts"]["written"] == 20
+    assert {key: told[key] for key in ("generator", "documents", "seed")} == {
+        "generator": "inverse-cloze", "documents": 20, "seed": 13,
+    }  # fmt: skip
+    saved, asked = read_beir(tmp_path / "mine"), read_beir(tiny_collection)
+    count = told["counts"]["kept"]
+    assert saved.generated.sum() == len(saved.qrels["train"]) == count > 5
+    assert saved.generated[saved.qrels["train"].query_row].all()
+    assert saved.documents.equals(asked.documents)
+    tests = (
+        {
+            (each.queries["text"][query].as_py(), each.documents["doc_id"][document].as_py())
+            for query, document in zip(
+                each.qrels["test"].query_row.tolist(), each.qrels["test"].doc_row.tolist(), strict=True
+            )
+        }
+        for each in (saved, asked)
+    )
+    assert len({frozenset(pairs) for pairs in tests}) == 1
+    # Read as a collection of its own, it says what it is.
+    at = ("--set", "collection.path=mine", "--set", "recipes=[arm-adaptive]")
+    warnings = json.loads(run("prepare", "--inspect", "--json", *at))["warnings"]
+    assert warnings[:2] == [
+        f"{count} of {count + 10} queries ({count / (count + 10):.1%}) are generated: nobody has asked them",
+        f"{count} of {count} queries of train (100.0%) are generated",
+    ]
+
+
+def test_generate_refuses(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("generate", *GENERATION, "--save", "mine")
+    for arguments, message in (
+        ((), 'generation: there is nothing that says how. Add a section such as "generation: {generator: salient}".'),
+        ((*GENERATION, "--save", "mine"), "mine: it is there already. Choose another name."),
+        ((*GENERATION, "--save", "new", "--format", "xml"), 'format: "xml" is not written. Formats: beir, trec, parq'),
+    ):
+        monkeypatch.setattr("sys.argv", ["stillhouse", "generate", "tiny.yaml", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_generate_without_judgments(run: Run, tiny_collection: Path, tmp_path: Path) -> None:
+    """Nothing but a corpus and test queries: what is generated is what a second experiment trains and validates on."""
+    folder = tmp_path / "unjudged"
+    shutil.copytree(tiny_collection, folder)
+    (folder / "qrels" / "train.tsv").unlink()
+    run(
+        "generate",
+        "--set",
+        "collection.path=unjudged",
+        *GENERATION[:1],
+        "generation={generator: title}",
+        "--save",
+        "own",
+    )
+    planned = json.loads(run("plan", "--set", "collection.path=own", "--set", "recipes=[arm-adaptive]", "--json"))
+    assert planned[0]["what"] == "own: 60 documents, 46 training and 14 validation judgments, 60 of them generated"

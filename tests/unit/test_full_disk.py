@@ -33,8 +33,8 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.folder, self.size = folder, STEP
 
-    def grow(self) -> None:
-        self.size += STEP
+    def grow(self, size: int) -> None:
+        self.size += size
         subprocess.run(["mount", "-o", f"remount,size={self.size}k", str(self.folder)], check=True)
 
 
@@ -51,7 +51,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+WRITTEN = {"generator": "trained", "training": {"epochs": 1, "batch_size": 4, "precision": "fp32", "validations": 1}}
+GENERATION = {**WRITTEN, "round_trip": {"depth": 30}}
+
+
+@pytest.mark.parametrize("generation", [None, GENERATION], ids=["judged", "generated"])
 def test_whatever_is_being_made(
+    generation: dict[str, Any] | None,
     disk: Disk,
     beir: Callable[..., Path],
     tokenizer_folder: Path,
@@ -65,7 +71,10 @@ def test_whatever_is_being_made(
     def everything(store: Path) -> tuple[Any, Any]:
         experiment = tiny_trial.experiment(collection, model, store)
         mix = {"mix": [{"source": "mined", "depth": 5}, {"source": "bm25", "depth": 5}]}
-        workspace = Workspace(experiment.model_validate({**experiment.model_dump(), "negatives": mix}))
+        settings = {**experiment.model_dump(), "negatives": mix, "generation": generation}
+        if generation:
+            settings["training"]["queries"] = "both"
+        workspace = Workspace(experiment.model_validate(settings))
         workspace.store.check()
         workspace.check()
         workspace.check_encoder()
@@ -85,12 +94,12 @@ def test_whatever_is_being_made(
             break
         except UserError as error:
             told.append(error)
-            disk.grow()
+            disk.grow(3 * STEP if generation else STEP)  # it has many more files, and takes longer
     assert found == expected
     assert state_equal(same, weights)
     assert {error.what for error in told} == {"the disk is full"}
     stages = {Path(str(error.where)).relative_to(disk.folder).parts[1] for error in told}
-    assert {"encoders", "tokens", "trials"} <= stages
+    assert {"tokens", "generators" if generation else "encoders", "trials"} <= stages
     left = entries(Store(disk.folder / "store"))
     assert all(entry.finished for entry in left)
     for entry in left:
