@@ -18,12 +18,9 @@ def extended(base: Collection, documents: Rows, texts: pa.Array | pa.ChunkedArra
 
     A query has the text `texts[i]` for the document of row `documents[i]`, which is relevant for it. One that is made
     for several documents is one query. Its id is "generated:", the id of its first document, a colon and a number.
-    Raises UserError where the collection has such ids, or such a split, already.
+    Raises UserError where the collection has such queries already.
     """
-    if GENERATED in base.qrels or base.generated.any():
-        raise UserError(
-            "the collection holds generated queries already", where="collection.path", mend="Take the one without."
-        )
+    refuse_generated(base)
     rows: dict[str, int] = {}
     ids: list[str] = []
     pairs: dict[tuple[int, int], None] = {}
@@ -40,6 +37,13 @@ def extended(base: Collection, documents: Rows, texts: pa.Array | pa.ChunkedArra
     queries = pa.concat_tables([base.queries, made])
     known = {"documents": base.parts["documents"]}
     return collection(base.documents, queries, {**base.qrels, GENERATED: qrels}, base.scores, base.titles, known)
+
+
+def refuse_generated(base: Collection) -> None:
+    """Raises UserError where a collection has generated queries, or a split of their name."""
+    if GENERATED in base.qrels or base.generated.any():
+        what, mend = "the collection holds generated queries already", "Take the one without."
+        raise UserError(what, where="collection.path", mend=mend)
 
 
 def write_extended(base: Collection, extended: Collection, folder: Path) -> None:

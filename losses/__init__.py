@@ -5,6 +5,8 @@ from losses.embedding_matching import EmbeddingMatching
 from losses.infonce import InfoNCE
 from losses.margin import Margin
 from losses.margin_mse import MarginMSE
+from losses.pair_kl import PairKL
+from losses.ranknet import RankNet
 from losses.registry import build, describe
 from losses.score_kl import ScoreKL
 from losses.triplet import Triplet
@@ -17,6 +19,8 @@ __all__ = [
     "LossOutput",
     "Margin",
     "MarginMSE",
+    "PairKL",
+    "RankNet",
     "ScoreKL",
     "Signals",
     "Triplet",

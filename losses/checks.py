@@ -24,6 +24,14 @@ def number(value: object) -> float | None:
     return float(value)
 
 
+def temperature_of(parameter: str, value: object) -> float:
+    """The value as a temperature, refused where it is not a number above 0."""
+    tau = number(value)
+    if tau is None or tau <= 0:
+        raise ValueError(f"{parameter} must be a number greater than 0, not {shown(value)}")
+    return tau
+
+
 def shown(value: object) -> str:
     """A value as a user wrote it in YAML."""
     if value is None or isinstance(value, bool):

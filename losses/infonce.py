@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from losses.checks import number, shown
+from losses.checks import temperature_of
 from losses.contract import Embeddings, Loss, LossOutput, Signals, output
 from losses.similarity import unit
 
@@ -34,10 +34,7 @@ class InfoNCE(Loss):
 
     def __init__(self, temperature: float = 0.05) -> None:
         super().__init__()
-        tau = number(temperature)
-        if tau is None or tau <= 0:
-            raise ValueError(f"temperature must be a number greater than 0, not {shown(temperature)}")
-        self.temperature = tau
+        self.temperature = temperature_of("temperature", temperature)
 
     def negatives_met(self, B: int, K: int) -> int:
         """Every document of the batch but the positive."""

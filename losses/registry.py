@@ -10,6 +10,8 @@ from losses.embedding_matching import EmbeddingMatching
 from losses.infonce import InfoNCE
 from losses.margin import Margin
 from losses.margin_mse import MarginMSE
+from losses.pair_kl import PairKL
+from losses.ranknet import RankNet
 from losses.score_kl import ScoreKL
 from losses.triplet import Triplet
 
@@ -19,6 +21,8 @@ LOSSES: dict[str, type[Loss]] = {
     "triplet": Triplet,
     "margin-mse": MarginMSE,
     "score-kl": ScoreKL,
+    "ranknet": RankNet,
+    "pair-kl": PairKL,
     "embedding-matching": EmbeddingMatching,
 }
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from losses.checks import flag, number, shown
+from losses.checks import flag, temperature_of
 from losses.contract import Embeddings, Loss, LossOutput, Signals, Space, output
 
 
@@ -39,11 +39,11 @@ class ScoreKL(Loss):
         self, temperature: float = 0.05, teacher_temperature: float | None = None, in_batch: bool = False
     ) -> None:
         super().__init__()
-        self.temperature = _temperature("temperature", temperature)
+        self.temperature = temperature_of("temperature", temperature)
         self.teacher_temperature = (
             self.temperature
             if teacher_temperature is None
-            else _temperature("teacher_temperature", teacher_temperature)
+            else temperature_of("teacher_temperature", teacher_temperature)
         )
         self.in_batch = flag("in_batch", in_batch)
         if in_batch:
@@ -76,10 +76,3 @@ class ScoreKL(Loss):
             teacher_entropy=-(log_p.exp() * log_p).sum(dim=1).mean(),
             agreement=(S.argmax(dim=1) == T.argmax(dim=1)).to(S.dtype).mean(),
         )
-
-
-def _temperature(parameter: str, value: float) -> float:
-    tau = number(value)
-    if tau is None or tau <= 0:
-        raise ValueError(f"{parameter} must be a number greater than 0, not {shown(value)}")
-    return tau

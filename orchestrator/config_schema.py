@@ -307,8 +307,8 @@ class GenerationSettings(Section):
     model: Text | None = None  # as of an encoder
     prompt: Annotated[str, AfterValidator(_prompt)] = "{text}"  # what a seq2seq model is given
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    top_k: Annotated[int, Field(gt=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(gt=0)] | None = 25  # the likeliest tokens that the next one is drawn from; None: all
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # of these, the likeliest that have so much of the probability
     training: GeneratorTrainingSettings = GeneratorTrainingSettings()
     round_trip: RoundTripSettings | None = None
 

@@ -17,14 +17,14 @@ import data
 from data import Collection, Rows, Shard, Stage, UserError, generators, run_shards
 from data.arrow import read_arrow, write_arrow
 from data.collection import GENERATED
-from data.generated import extended, write_extended
+from data.generated import extended, refuse_generated, write_extended
 from data.store import Json, manifest
 from data.tokens import fast_tokenizer
 from orchestrator import cluster, embeddings, generator, generator_training, shards
 from orchestrator.config_schema import EncoderSettings, GenerationSettings
 from orchestrator.embeddings import VectorSet
 from orchestrator.journal import Entry
-from orchestrator.records import Cost
+from orchestrator.records import Cost, costs_from_json, to_json
 from orchestrator.search import Tasks, search_shards
 from orchestrator.watch import Watch
 from orchestrator.weights import ModelFolder, keep, locate, placed
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 VERSION = 1
 FACTS = "facts.json"
 _ROWS, _WEIGHTS = "rows.arrow", "weights.arrow"
-_COUNTED = "encoder-checks"  # where what is asked of a model that has been loaded is kept
+_COSTS = "costs.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Generation:
                 no titles, or generated queries already.
         """
         settings, workspace = self._settings, self._workspace
+        refuse_generated(workspace.collection)
         if settings.generator == "title" and workspace.collection.titles is None:
             what = f"no document of {workspace.experiment.collection.path} has a title"
             raise UserError(what, where="generation.generator", mend="Set it to salient.")
@@ -91,7 +92,7 @@ class Generation:
                 found = generator.made_of(model.path) if trained else generator.load_generator(model.path)
                 (partial / "generator.json").write_text(json.dumps({"max_tokens": generator.read_limit(found)}))
 
-            folder = self._workspace.store.stage(_COUNTED, VERSION, inputs).build(ask)
+            folder = self._workspace.store.stage("generator-checks", VERSION, inputs).build(ask)
         longest = json.loads((folder / "generator.json").read_text())["max_tokens"]
         if longest is not None and encoder.document_tokens > longest:
             raise UserError(
@@ -139,11 +140,10 @@ class Generation:
         Raises:
             UserError: there are none.
         """
-        made = data.open_collection(self._unfiltered())
-        if self._settings.round_trip:
-            made = data.open_collection(self._stage(True).build(lambda partial: self._filter(made, partial)))
+        make = self._filter if self.filtered else self._extend
+        made = data.open_collection(self._stage(self.filtered).build(make))
         if not made.generated.any():
-            what = "the round trip kept no query" if self._settings.round_trip else "no document gave a query"
+            what = "the round trip kept no query" if self.filtered else "no document gave a query"
             raise UserError(
                 what, where="generation", mend="Take another generator, or raise generation.round_trip.depth."
             )
@@ -152,11 +152,10 @@ class Generation:
     @property
     def facts(self) -> Facts:
         """What came of it."""
-        return self._facts(self._stage(self.filtered).path)
+        return self._facts(self.filtered)
 
-    @staticmethod
-    def _facts(folder: Path) -> Facts:
-        return Facts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    def _facts(self, filtered: bool) -> Facts:
+        return Facts(**json.loads((self._stage(filtered).path / FACTS).read_text(encoding="utf-8")))
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -168,22 +167,17 @@ class Generation:
     @property
     def costs(self) -> dict[str, Cost]:
         """What it cost to train the generator, to write, and to encode for the round trip; by stage of the store."""
-        stages, settings = [self._drafts], self._settings
-        found = {}
-        if settings.generator == "trained":
-            stages.append(self._trained)
-        for stage in stages:
-            if settings.writes:
-                found[stage.fingerprint] = shards.total(shards.costs(stage.path), "generation")
-            else:
-                seconds, documents = manifest(stage.path)["seconds"], self.facts.documents
-                cost = Cost(stage="generation", device_seconds=seconds, wall_seconds=seconds, examples=documents)
-                found[stage.fingerprint] = cost
-        if settings.round_trip:
-            for each in self._vectors(data.open_collection(self._stage(False).path)):
-                stage = each.stage(self._workspace.store)
-                found[stage.fingerprint] = embeddings.cost([stage.path], "generation")
-        return found
+        kept = json.loads((self._stage(self.filtered).path / _COSTS).read_text(encoding="utf-8"))
+        return dict(zip(kept, costs_from_json(kept.values()), strict=True))
+
+    def _drafting_costs(self) -> dict[str, Cost]:
+        if self._settings.writes:
+            trained = [self._trained] if self._settings.generator == "trained" else []
+            stages = [self._drafts, *trained]
+            return {stage.fingerprint: shards.total(shards.costs(stage.path), "generation") for stage in stages}
+        seconds, documents = manifest(self._drafts.path)["seconds"], len(self._rows)
+        cost = Cost(stage="generation", device_seconds=seconds, wall_seconds=seconds, examples=documents)
+        return {self._drafts.fingerprint: cost}
 
     def _stage(self, filtered: bool) -> Stage:
         """Where the collection with the queries is kept, before the round trip and behind it."""
@@ -291,17 +285,13 @@ class Generation:
         report = lambda done, total: workspace.on_shard(what, done, total)  # noqa: E731
         shards.run(wanted, worker, arguments, size, available, workspace.connect, report)
 
-    def _unfiltered(self) -> Path:
-        """The folder of the collection before the round trip."""
-        base = self._workspace.collection
-
-        def make(partial: Path) -> None:
-            folder = self._drafts.build(self._write)
-            drafts = pa.concat_tables([read_arrow(file) for file in shards.files(folder)])
-            documents = drafts["document"].to_numpy()
-            self._keep(partial, extended(base, documents, drafts["text"]), len(self._rows), len(drafts))
-
-        return self._stage(False).build(make)
+    def _extend(self, partial: Path) -> None:
+        """The collection before the round trip."""
+        folder = self._drafts.build(self._write)
+        drafts = pa.concat_tables([read_arrow(file) for file in shards.files(folder)])
+        made = extended(self._workspace.collection, drafts["document"].to_numpy(), drafts["text"])
+        count = int(made.generated.sum())
+        self._keep(partial, made, Facts(len(self._rows), len(drafts), count, count), self._drafting_costs())
 
     def _write(self, partial: Path) -> None:
         settings, workspace = self._settings, self._workspace
@@ -369,28 +359,27 @@ class Generation:
             VectorSet(model, checker.tokens.queries, "fp32", budget, rows),
         )
 
-    def _filter(self, made: Collection, partial: Path) -> None:
-        """Keep the queries for which the encoder finds their document."""
+    def _filter(self, partial: Path) -> None:
+        """The collection with those queries alone for which the encoder finds their document."""
         workspace, trip = self._workspace, self._settings.round_trip
         assert trip is not None
+        made = data.open_collection(self._stage(False).build(self._extend))
         wanted = self._vectors(made)
         folders = workspace.embed(wanted, "encoding for the round trip")
         vectors, documents = embeddings.opened(folders[1]), embeddings.stored(folders[0])
         tasks = Tasks.where_they_pay(len(vectors), vectors.shape[1], len(wanted[0]))
         found = search_shards(vectors, documents, min(trip.depth, len(wanted[0])), ids=made.document_ids, tasks=tasks)
-        pairs, line = (
-            made.qrels[GENERATED],
-            np.searchsorted(np.flatnonzero(made.generated), made.qrels[GENERATED].query_row),
-        )
+        pairs = made.qrels[GENERATED]
+        line = np.searchsorted(np.flatnonzero(made.generated), pairs.query_row)
         kept = pairs.select((found.rows[line] == pairs.doc_row[:, None]).any(axis=1))
         texts = made.queries["text"].take(pa.array(kept.query_row))
-        before = self._facts(self._stage(False).path)
-        self._keep(
-            partial, extended(workspace.collection, kept.doc_row, texts), before.documents, before.written, before
-        )
+        left = extended(workspace.collection, kept.doc_row, texts)
+        costs = {folder.name: embeddings.cost([folder], "generation") for folder in folders}
+        facts = replace(self._facts(False), kept=int(left.generated.sum()))
+        self._keep(partial, left, facts, {**self._drafting_costs(), **costs})
 
-    def _keep(self, partial: Path, made: Collection, documents: int, written: int, before: Facts | None = None) -> None:
+    def _keep(self, partial: Path, made: Collection, facts: Facts, costs: Mapping[str, Cost]) -> None:
         write_extended(self._workspace.collection, made, partial)
-        count = int(made.generated.sum())
-        facts = replace(before, kept=count) if before else Facts(documents, written, count, count)
         (partial / FACTS).write_text(json.dumps(vars(facts)), encoding="utf-8")
+        told = {name: to_json(cost) for name, cost in costs.items()}
+        (partial / _COSTS).write_text(json.dumps(told), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import tiny_flow
 import torch
 import transformers
@@ -21,7 +22,7 @@ from orchestrator import generator, shards
 from orchestrator.compare import Job
 from orchestrator.config import load
 from orchestrator.console import Display
-from orchestrator.generator_training import GeneratorLearner, TrainGenerator
+from orchestrator.generator_training import GeneratorLearner, plan_of
 from orchestrator.group import Group
 from orchestrator.plan import describe
 from orchestrator.report import wording
@@ -187,8 +188,6 @@ def curves(workspace: Workspace) -> list[dict[str, list[float]]]:
 def test_the_loss_is_that_of_transformers(generating: Make) -> None:
     workspace = generating(TRAINED)
     model = generator.made_of(workspace.model.path)
-    from orchestrator.generator_training import plan_of
-
     settings = workspace.experiment.generation.training
     plan = plan_of(workspace.split[0].relevant, 60, settings, 0)
     learner = GeneratorLearner(plan, workspace.tokens, model, workspace.encoding("fp32", 100))
@@ -446,8 +445,6 @@ def test_models_that_do_not_write(generating: Make, tiny_model: Path, tiny_bart:
         generating(f"{{generator: seq2seq, model: {tiny_model}}}").check()
     with pytest.raises(UserError, match=r"^encoder.document_tokens: 41 tokens of a document are more than the 40"):
         generating(f"{{generator: seq2seq, model: {tiny_bart}}}", "encoder.document_tokens=41").check()
-    import tiny
-
     other = tiny.model("distilbert")
     other.save_pretrained(tmp_path / "distil")
     for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
@@ -479,5 +476,4 @@ def test_layers_that_are_kept(generating: Make) -> None:
     workspace = generating(TRAINED.replace("epochs: 30", "epochs: 1"), "encoder.layers=[1]")
     model = generator.load_generator(workspace.generation._train())
     assert (model.config.encoder.num_hidden_layers, model.config.decoder.num_hidden_layers) == (1, 1)
-    assert TrainGenerator.__doc__
     assert texts_of(workspace)

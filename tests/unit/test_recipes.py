@@ -17,6 +17,9 @@ from tune_spaces import SPACES, Knob, TuneSpace
         ("triplet", "triplet", {}, ("margin",)),
         ("margin-mse", "margin-mse", {}, ()),
         ("score-kl", "score-kl", {}, ("temperature",)),
+        ("ranknet", "ranknet", {}, ("temperature",)),
+        ("lambdarank", "ranknet", {"order": "teacher", "weight": "ndcg"}, ("temperature",)),
+        ("pair-kl", "pair-kl", {}, ("temperature",)),
         ("embedding-matching", "embedding-matching", {}, ()),
     ],
 )
@@ -29,7 +32,8 @@ def test_the_table(name, loss, parameters, knobs):
 
 def test_the_table_is_whole():
     arm, others = ["arm-adaptive", "arm-distributed", "static-margin"], ["infonce", "triplet"]
-    assert list(RECIPES) == [*arm, *others, "margin-mse", "score-kl", "embedding-matching"]
+    taught = ["margin-mse", "score-kl", "ranknet", "lambdarank", "pair-kl", "embedding-matching"]
+    assert list(RECIPES) == [*arm, *others, *taught]
     assert {name for name, recipe in RECIPES.items() if not recipe.parameter_free} == set(SPACES)
     assert all(space.recipe == name for name, space in SPACES.items())
 

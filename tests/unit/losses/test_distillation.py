@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from vectors import batch, changed, tensors
 
 import losses
-from losses import EmbeddingMatching, Embeddings, MarginMSE, ScoreKL, Signals
+from losses import EmbeddingMatching, Embeddings, MarginMSE, PairKL, RankNet, ScoreKL, Signals
 
 
 def taught(B: int = 4, K: int = 2, D: int = 5, seed: int = 7) -> Signals:
@@ -92,6 +92,78 @@ def test_score_kl_is_zero_where_student_and_teacher_agree():
         assert ScoreKL(1.0, in_batch=in_batch)(embeddings, signals).loss.item() == pytest.approx(0, abs=1e-12)
 
 
+def ndcg_lost(student: list[float], gains: list[float], a: int, b: int) -> float:
+    """By ranking, changing two places, and ranking again."""
+    order = sorted(range(len(student)), key=lambda place: -student[place])
+    ideal = sum(gain / math.log2(2 + rank) for rank, gain in enumerate(sorted(gains, reverse=True)))
+
+    def ndcg(places: list[int]) -> float:
+        return sum(gains[place] / math.log2(2 + rank) for rank, place in enumerate(places)) / ideal
+
+    swapped = [{a: b, b: a}.get(place, place) for place in order]
+    return abs(ndcg(order) - ndcg(swapped))
+
+
+@pytest.mark.parametrize("weight", [None, "ndcg"])
+@pytest.mark.parametrize("order", ["judged", "teacher"])
+@pytest.mark.parametrize("K", [1, 4])
+def test_ranknet_equals_the_loop(K, order, weight):
+    embeddings, signals = batch(K=K), taught(K=K)
+    signals.scores[1] = 0.5  # no order at all
+    q, p, n = tensors(embeddings)
+    loss, expected, counts = RankNet(0.7, order, weight), [], []
+    for i in range(4):
+        s = [float(q[i] @ d) for d in (p[i], *n[i])]
+        t = signals.scores[i].tolist() if order == "teacher" else [1.0] + [0.0] * K
+        ranks = {place: rank for rank, place in enumerate(sorted(range(1 + K), key=lambda place: -t[place]), 1)}
+        gains = [1 / ranks[place] for place in range(1 + K)] if order == "teacher" else t
+        pairs = [(a, b) for a in range(1 + K) for b in range(1 + K) if t[a] > t[b]]
+        of_each = [
+            (ndcg_lost(s, gains, a, b) if weight else 1.0) * math.log1p(math.exp(-(s[a] - s[b]) / 0.7))
+            for a, b in pairs
+        ]
+        expected.append(sum(of_each) / len(pairs) if pairs else 0.0)
+        counts.append((len(pairs), sum(s[a] > s[b] for a, b in pairs)))
+    out = loss(embeddings, signals)
+    assert out.per_example.tolist() == pytest.approx(expected)
+    assert out.diagnostics["pairs"].item() == pytest.approx(sum(count for count, _ in counts) / 4)
+    in_order = sum(right / count for count, right in counts if count) / 4
+    assert out.diagnostics["in_order"].item() == pytest.approx(in_order)
+
+
+def test_ranknet_of_judged_pairs_is_a_softmax_over_two():
+    """With one negative, the logistic loss is InfoNCE's over the query's own two documents."""
+    embeddings = batch(K=1)
+    q, p, n = (F.normalize(x, dim=-1) for x in tensors(embeddings))
+    logits = torch.stack([(q * p).sum(1), (q * n[:, 0]).sum(1)], dim=1) / 0.05
+    expected = F.cross_entropy(logits, torch.zeros(4, dtype=torch.long))
+    torch.testing.assert_close(RankNet()(changed(embeddings, q, p, n)).loss, expected)
+
+
+@pytest.mark.parametrize(("K", "teacher"), [(1, None), (4, 2.0)])
+def test_pair_kl_equals_the_loop(K, teacher):
+    embeddings, signals = batch(K=K), taught(K=K)
+    q, p, n = tensors(embeddings)
+    expected = []
+    for i in range(4):
+        s, t = [float(q[i] @ d) for d in (p[i], *n[i])], signals.scores[i].tolist()
+        of_each = []
+        for a in range(1 + K):
+            for b in range(a + 1, 1 + K):
+                T = 1 / (1 + math.exp(-(t[a] - t[b]) / (teacher or 0.5)))
+                S = 1 / (1 + math.exp(-(s[a] - s[b]) / 0.5))
+                of_each.append(T * math.log(T / S) + (1 - T) * math.log((1 - T) / (1 - S)))
+        expected.append(sum(of_each) / len(of_each))
+    out = PairKL(0.5, teacher)(embeddings, signals)
+    assert out.per_example.tolist() == pytest.approx(expected)
+
+
+def test_pair_kl_of_two_documents_is_score_kl():
+    embeddings, signals = batch(K=1), taught(K=1)
+    ours, theirs = (loss(embeddings, signals).per_example for loss in (PairKL(0.5, 1.0), ScoreKL(0.5, 1.0)))
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("distance", ["norm", "squared", "cosine"])
 @pytest.mark.parametrize("side", ["query", "document", "both"])
 def test_embedding_matching_equals_the_loop(side, distance):
@@ -142,6 +214,9 @@ def test_embedding_matching_refuses_other_dimensions():
         MarginMSE(),
         ScoreKL(0.5),
         ScoreKL(0.5, 1.0, in_batch=True),
+        PairKL(0.5, 1.0),
+        RankNet(0.5),
+        RankNet(0.5, "teacher"),
         *map(EmbeddingMatching, ("query", "document", "both")),
     ],
     ids=lambda loss: f"{loss.name}-{len(loss.needs)}",
@@ -170,6 +245,8 @@ def test_spaces_that_are_not_to_be_mixed():
     assert [MarginMSE().misfit(*spaces) for spaces in fitting] == [None] * 4
     assert ScoreKL().misfit("logit", "cosine") is None
     assert losses.InfoNCE().misfit("probability", "cosine") is None
+    assert "and these are probabilities" in PairKL().misfit("probability", "dot")
+    assert PairKL().misfit("logit", "cosine") is RankNet(order="teacher").misfit("probability", "dot") is None
 
 
 @pytest.mark.parametrize(
@@ -178,6 +255,9 @@ def test_spaces_that_are_not_to_be_mixed():
         ("score-kl", {"temperature": 0}, "temperature must be a number greater than 0, not 0"),
         ("score-kl", {"teacher_temperature": "1"}, 'teacher_temperature must be a number greater than 0, not "1"'),
         ("score-kl", {"in_batch": "rows"}, 'in_batch must be true or false, not "rows"'),
+        ("pair-kl", {"teacher_temperature": -1}, "teacher_temperature must be a number greater than 0, not -1"),
+        ("ranknet", {"order": "labels"}, 'order must be one of "judged", "teacher", not "labels"'),
+        ("ranknet", {"weight": "map"}, 'weight must be one of null, "ndcg", not "map"'),
         ("embedding-matching", {"side": "queries"}, 'side must be one of "query", "document", "both", not "queries"'),
         ("embedding-matching", {"distance": "l2"}, 'distance must be one of "norm", "squared", "cosine", not "l2"'),
     ],
@@ -191,5 +271,5 @@ def test_refusals(name, parameters, message):
 def test_half_precision_is_raised_and_the_teacher_follows():
     embeddings = batch(dtype=torch.bfloat16)
     signals = Signals(torch.randn(4, 3), torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 3, 5), "cosine")
-    for loss in (MarginMSE(), ScoreKL(), ScoreKL(in_batch=True), EmbeddingMatching()):
+    for loss in (MarginMSE(), ScoreKL(), ScoreKL(in_batch=True), PairKL(), RankNet(), EmbeddingMatching()):
         assert loss(embeddings, signals).per_example.dtype == torch.float32

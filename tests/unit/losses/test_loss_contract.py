@@ -105,10 +105,10 @@ def test_build_finds_each_loss_by_its_own_name():
     [
         ("margn", {}, '"margn" is not a loss here; did you mean "margin"?'),
         (
-            "lambdarank",
+            "ordinal",
             {},
-            '"lambdarank" is not a loss here; known: "margin", "infonce", "triplet", "margin-mse", "score-kl", '
-            '"embedding-matching"',
+            '"ordinal" is not a loss here; known: "margin", "infonce", "triplet", "margin-mse", "score-kl", '
+            '"ranknet", "pair-kl", "embedding-matching"',
         ),
         ("margin", {"traget": 0.3}, 'the loss "margin" has no parameter "traget"; did you mean "target"?'),
         ("infonce", {"scale": 20}, 'the loss "infonce" has no parameter "scale"; known: "temperature"'),
@@ -123,7 +123,7 @@ def test_build_names_the_nearest_known(name, parameters, message):
 
 
 def test_describe_lists_names_needs_knobs_and_defaults():
-    margin, infonce, triplet, margin_mse, score_kl, matching = losses.describe()
+    margin, infonce, triplet, margin_mse, score_kl, ranknet, pair_kl, matching = losses.describe()
     assert (margin.name, margin.needs, margin.knobs) == ("margin", ("negatives",), ("target",))
     assert margin.parameters == (
         Parameter("target", required=True, default=None),
@@ -138,6 +138,8 @@ def test_describe_lists_names_needs_knobs_and_defaults():
     assert (triplet.name, triplet.needs, triplet.knobs) == ("triplet", ("negatives",), ("margin",))
     assert (margin_mse.name, margin_mse.needs, margin_mse.knobs) == ("margin-mse", ("negatives", "teacher_scores"), ())
     assert (score_kl.needs, score_kl.knobs) == (("negatives", "teacher_scores"), ("temperature",))
+    assert (ranknet.needs, ranknet.knobs) == (("negatives",), ("temperature",))
+    assert (pair_kl.needs, pair_kl.knobs) == (("negatives", "teacher_scores"), ("temperature",))
     assert (matching.needs, matching.knobs) == (("teacher_documents", "teacher_queries"), ())
 
 
