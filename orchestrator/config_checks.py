@@ -110,6 +110,9 @@ def _generation(experiment: Experiment) -> Iterator[Problem]:
             yield Problem((here, key), f"says nothing of {wrote} queries", f"It is for {', '.join(generators)}.")
     if wrote == "seq2seq" and generation.model is None:
         yield Problem((here, "model"), "is missing", "Add a folder or a hub id, or take the generator salient.")
+    if generation.training.batch_tokens:
+        what = "a generator's batch is sized by queries"
+        yield Problem((here, "training", "batch_size"), what, "Give a number of them.")
     if generation.training.queries != "judged":
         what = "a generator is trained on judged queries"
         yield Problem((here, "training", "queries"), what, "Remove it.")

@@ -283,6 +283,7 @@ class GeneratorTrainingSettings(TrainingSettings):
 
     epochs: Annotated[int, Field(gt=0)] = 5
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    dropout: Share = 0.1
 
 
 class RoundTripSettings(Section):

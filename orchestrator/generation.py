@@ -228,7 +228,6 @@ class Generation:
             {
                 "weights": self._model.fingerprint,
                 "layers": self._layers,
-                "dropout": experiment.encoder.dropout,
                 **{field: stage.fingerprint for field, stage in tokens.items()},
                 "judgments": parts[f"qrels/{experiment.collection.train_split}"],
                 "validation": experiment.collection.validation,
@@ -261,7 +260,6 @@ class Generation:
             arguments: dict[str, Any] = {
                 "folder": self._model.path,
                 "layers": self._layers,
-                "dropout": workspace.experiment.encoder.dropout,
                 "tokens": self._tokenized.tokens,
                 "training": training,
                 "validation": validation,

@@ -114,11 +114,11 @@ class WriteQueries:
 
 
 def written_flops(model: Any, read: int, wrote: int) -> TokenCount:
-    """So many tokens that went through the encoder and the decoder: two FLOPs for each parameter of a matrix that a
-    token meets; attention's products, small at these lengths, are left out.
+    """So many tokens that were read by the encoder and written by the decoder: two FLOPs for each parameter of the
+    matrices of the one or of the other; attention's products, small at these lengths, are left out.
     """
-    encoder, head = _matrices(model.get_encoder()), model.get_output_embeddings()
-    decoder = _matrices(model.get_decoder()) + (0 if head is None else head.weight.numel())
+    encoder = _matrices(model.get_encoder())
+    decoder = _matrices(model) - encoder  # with the head over the vocabulary, wherever the model has it
     return TokenCount(read + wrote, read + wrote, 2.0 * (read * encoder + wrote * decoder))
 
 

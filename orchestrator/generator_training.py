@@ -56,7 +56,6 @@ class TrainGenerator:
     Args:
         folder: of the encoder that the generator is made of, with the tokenizer that `tokens` are of.
         layers: of the encoder, those that are kept.
-        dropout: in training.
         training, validation: judgments above 0.
     """
 
@@ -64,7 +63,6 @@ class TrainGenerator:
         self,
         folder: Path,
         layers: tuple[int, ...] | None,
-        dropout: float,
         tokens: Tokens,
         training: Qrels,
         validation: Qrels,
@@ -73,8 +71,7 @@ class TrainGenerator:
         threads: int,
     ) -> None:
         torch.set_num_threads(threads)
-        self._folder, self._layers, self._dropout = folder, layers, dropout
-        self._tokens, self._settings = tokens, settings
+        self._folder, self._layers, self._tokens, self._settings = folder, layers, tokens, settings
         self._plan = plan_of(training, len(tokens.documents), settings, seed)
         self._validation = validation
 
@@ -82,7 +79,7 @@ class TrainGenerator:
     def __call__(self, shard: Shard) -> pa.Table:
         settings, journal = self._settings, Journal(shard.folder / JOURNAL)
         torch.manual_seed(self._plan.seed)  # what the encoder's weights do not have
-        model = made_of(self._folder, self._layers, self._dropout)
+        model = made_of(self._folder, self._layers, settings.dropout)
         encoding = Encoding.on(device(), settings.precision, settings.token_budget, model.config.pad_token_id)
         learner = GeneratorLearner(self._plan, self._tokens, model, encoding)
         known = {entry.point.step for entry in journal.read()}

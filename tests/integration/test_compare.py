@@ -255,63 +255,48 @@ def test_export(stillhouse: Any, finished: Flow, tmp_path: Path) -> None:
     assert np.allclose(vectors, np.array(table["vector"].to_pylist()), atol=1e-5)
 
 
-def test_what_a_teacher_says_of_what_was_mined_and_checked(prepared: Flow, tiny_cross_encoder: Path) -> None:
+def test_a_teacher_and_generated_queries_on_what_was_mined_and_checked(
+    prepared: Flow, tiny_cross_encoder: Path
+) -> None:
     model = f"model: {tiny_cross_encoder}, query_tokens: 12, document_tokens: 14"
     mined = f"{{source: mined, skip: 1, depth: 20, absolute_margin: 0.01, check: {{{model}}}}}"
     settings = (
         f"negatives={{per_query: 2, mix: [{mined}, {{source: random}}]}}",
         f"teacher={{cross_encoder: {{{model}}}}}",
-        "recipes=[margin-mse]",
+        "generation={generator: inverse-cloze, round_trip: {depth: 20}}",
+        "recipes=[margin-mse, {recipe: margin-mse, name: both, training: {queries: both}}]",
         "encoder.normalize=false",  # cosines could not take the margins of logits
     )
     ended = prepared.run("compare", *(word for setting in settings for word in ("--set", setting)))
     assert ended.status == 0, ended.errors
     assert "queries have fewer than 2 mined; random documents fill up" in ended.errors
-    assert "negatives a query: 2 own" in ended.errors
+    assert "margin-mse: 8 steps of 8 queries; negatives a query: 2 own" in ended.errors
     assert f"teacher: scores of the pairs that training meets, {tiny_cross_encoder} (logit)" in ended.errors
-    assert "margin-mse learns from a teacher" in ended.output
-    mined = [cost for cost in prepared.comparison["costs"] if cost["stage"] == "mining"]
-    documents, queries, _, checked = (cost["examples"] for cost in mined)  # the third one is the search
-    assert (documents, queries) == (60, 32)
-    assert checked > 32
-    (taught,) = (cost for cost in prepared.comparison["costs"] if cost["stage"] == "teaching")
-    # Each training query with its document, and with two negatives in each of two epochs, of which some are the same.
-    assert 32 < taught["examples"] <= 32 + 2 * 32 * 2
-    # The corpus was encoded once untrained, for mining and evaluation, and once trained.
-    sizes = [
-        len(list(folder.glob("part-*"))) for folder in (prepared.store / "embeddings").iterdir() if folder.is_dir()
-    ]
-    assert len(sizes) == 5  # two corpora, two times the test queries, and the training queries
-
-
-def test_generated_queries_are_learned_from_and_never_taken_for_others(prepared: Flow) -> None:
-    rows = "[arm-adaptive, {recipe: arm-adaptive, name: both, training: {queries: both}}]"
-    settings = (
-        "generation={generator: inverse-cloze, round_trip: {depth: 20}}",
-        "negatives={source: mined, depth: 20}",
-        f"recipes={rows}",
-    )
-    ended = prepared.run("compare", *(word for setting in settings for word in ("--set", setting)))
-    assert ended.status == 0, ended.errors
     assert "generation: sentences drawn at random, 1 a document at most, of 60 documents, kept if" in ended.errors
-    (kept,) = re.findall(r"generated 60 queries from 60 documents, (\d+) kept", ended.errors)
-    assert "both: judged and generated queries, " in ended.errors
+    kept = int(*re.findall(r"generated 60 queries from 60 documents, (\d+) kept", ended.errors))
+    assert f"both: judged and generated queries, {(32 + kept) // 8 * 2} steps" in ended.errors
+    assert "margin-mse and both learn from a teacher" in ended.output
     assert "both learns from generated queries beside the judged ones; the " in ended.output
+
     comparison = prepared.comparison
-    assert comparison["generated_queries"] == int(kept)
+    assert comparison["generated_queries"] == kept
     assert [result["queries"] for result in comparison["results"]] == ["judged", "judged", "both"]
-    examples = {name: trials[-1]["examples"] for name, trials in points(comparison).items()}
-    assert examples["arm-adaptive"] == 64
-    assert examples["both"] == (32 + int(kept)) // 8 * 8 * 2
-    costs = [cost for cost in comparison["costs"] if cost["stage"] == "generation"]
-    assert [cost["queries"] for cost in costs] == [["both"]] * 3  # the excerpts, and two sets of vectors
-    in_runs = [result["per_query"]["nDCG@10"] for result in comparison["results"]]
-    assert all(not query.startswith("generated:") for each in in_runs for query in each)
+    per_query = [result["per_query"]["nDCG@10"] for result in comparison["results"]]
+    assert all(not query.startswith("generated:") for each in per_query for query in each)
+    costs = {stage: [c for c in comparison["costs"] if c["stage"] == stage] for stage in ("mining", "teaching")}
+    # By stage of the store: the corpus once for both, then of each its queries, the search (0) and what was checked.
+    mining = [(cost["examples"], cost["queries"]) for cost in costs["mining"]]
+    assert mining[:3] == [(60, ["judged", "both"]), (32, ["judged"]), (0, ["judged"])]
+    assert mining[4:6] == [(32 + kept, ["both"]), (0, ["both"])]
+    assert 32 < mining[3][0] < mining[6][0]
+    taught, more = (cost["examples"] for cost in costs["teaching"])
+    # Each training query with its document, and with two negatives in each of two epochs, of which some are the same.
+    assert 32 < taught <= 32 + 2 * 32 * 2 < more
+    generated = [cost["queries"] for cost in comparison["costs"] if cost["stage"] == "generation"]
+    assert generated == [["both"]] * 3  # the sentences, and the two sets of vectors of the round trip
     tags = [run.data.tags for run in runs_in(prepared)[1]]
-    rows_of = {tag["mlflow.runName"]: tag["stillhouse.queries"] for tag in tags if "stillhouse.queries" in tag}
-    assert rows_of == {"untrained": "judged", "arm-adaptive": "judged", "both": "both"}
-
-
-def points(comparison: Any) -> dict[str, Any]:
-    """The learning curve of each row's only trial."""
-    return {result["name"]: result["trials"][0]["curve"] for result in comparison["results"] if result["trials"]}
+    learned = {tag["mlflow.runName"]: tag["stillhouse.queries"] for tag in tags if "stillhouse.queries" in tag}
+    assert learned == {"untrained": "judged", "margin-mse": "judged", "both": "both"}
+    # The corpus was encoded once untrained, for mining, the round trip and the evaluation, and once for each trained.
+    folders = (folder for folder in (prepared.store / "embeddings").iterdir() if folder.is_dir())
+    assert len([len(list(folder.glob("part-*"))) for folder in folders]) == 3 + 3 + 3  # and the queries

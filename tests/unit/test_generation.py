@@ -35,7 +35,9 @@ pytestmark = pytest.mark.usefixtures("one_cpu")
 
 Make = Callable[..., Workspace]
 ROWS = "[arm-adaptive, {recipe: arm-adaptive, name: both, training: {queries: both}}, {recipe: arm-adaptive, name: own, training: {queries: generated}}]"  # noqa: E501
-TRAINED = "{generator: trained, training: {epochs: 30, batch_size: 8, learning_rate: 3e-3, precision: fp32}}"
+TRAINED = (
+    "{generator: trained, training: {epochs: 30, batch_size: 8, learning_rate: 3e-3, dropout: 0.0, precision: fp32}}"
+)
 
 
 @pytest.fixture
@@ -214,11 +216,14 @@ def test_the_loss_is_that_of_transformers(generating: Make) -> None:
         if each.grad is not None:
             torch.testing.assert_close(gradient[name], each.grad, atol=1e-5, rtol=1e-4)
     assert count.tokens == int(read["attention_mask"].sum()) + int((labels >= 0).sum())
-    assert count.flops > 0
+    D, F, V = 32, 64, model.config.decoder.vocab_size  # two layers each; the head has a D×D matrix of its own
+    encoder, decoder = 2 * (4 * D * D + 2 * D * F), 2 * (8 * D * D + 2 * D * F) + D * D + V * D
+    read_tokens, wrote_tokens = int(read["attention_mask"].sum()), int((labels >= 0).sum())
+    assert count.flops == 3 * 2 * (read_tokens * encoder + wrote_tokens * decoder)
 
 
 def test_a_killed_training_goes_on(generating: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = TRAINED.replace("epochs: 30", "epochs: 3").replace("precision", "checkpoint_seconds: 0, precision")
+    settings = TRAINED.replace("epochs: 30", "epochs: 3").replace("dropout: 0.0", "dropout: 0.2, checkpoint_seconds: 0")
     whole = generating(settings, f"store={tmp_path}/whole")
     texts = texts_of(whole)
     steps: list[int] = []
@@ -421,6 +426,7 @@ BAD = {
     "{generator: title, per_document: 2}": r"generation.per_document: says nothing of title queries",
     "{generator: salient, training: {epochs: 2}}": r"generation.training: says nothing of salient queries",
     "{generator: seq2seq, model: x, prompt: 'ask'}": r'generation.prompt: must say where the document goes: "\{text\}"',
+    "{generator: trained, training: {batch_size: 900 tokens}}": r"training.batch_size: a generator's batch is sized by",
     "{generator: trained, training: {queries: both}}": r"generation.training.queries: a generator is trained on judged",
     "null": r'recipes.2.training.queries: there are no generated queries \(and 1 more\). Add a section such as "gen',
 }
