@@ -21,6 +21,12 @@ def read_arrow(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
+def mask(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """A column of truth values without nulls, of any number of batches."""
+    bytes_ = column.cast(pa.uint8())
+    return np.concatenate([np.empty(0, np.uint8), *map(np.from_dlpack, bytes_.chunks)]).astype(np.bool_)
+
+
 def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """A column of numbers without nulls, of a single batch, as a read-only view. `to_numpy` would import pandas."""
     return np.from_dlpack(column.chunk(0)) if column.num_chunks else np.empty(0, column.type.to_pandas_dtype())

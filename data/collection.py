@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.arrow import numbers, read_arrow, write_arrow
+from data.arrow import mask, numbers, read_arrow, write_arrow
 from data.errors import UserError
 from data.store import Store, fingerprint
 
@@ -82,7 +82,7 @@ class Collection:
     @property
     def generated(self) -> npt.NDArray[np.bool_]:
         """Which queries nobody has asked, because a generator made them: (Q,)."""
-        return np.asarray(pc.starts_with(self.queries["query_id"], f"{GENERATED}:"))
+        return mask(pc.starts_with(self.queries["query_id"], f"{GENERATED}:"))
 
     @property
     def document_ids(self) -> Sequence[str]:

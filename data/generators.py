@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from data.arrow import numbers, read_arrow
+from data.arrow import mask, numbers, read_arrow
 from data.collection import Collection, Rows, open_collection
 from data.sharded import Shard
 from data.tokens import TokenShards, fast_tokenizer
@@ -127,9 +128,7 @@ def inverse_document_frequencies(tokens: TokenShards, vocabulary: int) -> Weight
 
 def drawn_documents(collection: Collection, count: int | None, seed: int) -> Rows:
     """The rows of documents that have a text, ascending: all of them, or so many, drawn by the seed."""
-    import pyarrow.compute as pc
-
-    rows = np.flatnonzero(np.asarray(pc.not_equal(collection.documents["text"], "")))
+    rows = np.flatnonzero(mask(pc.not_equal(collection.documents["text"], "")))
     if count is None or count >= len(rows):
         return rows
     generator = np.random.default_rng([seed, 1])

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 import data
 from data import Collection, Rows, Shard, Stage, UserError, generators, run_shards
-from data.arrow import read_arrow, write_arrow
+from data.arrow import numbers, read_arrow, write_arrow
 from data.collection import GENERATED
 from data.generated import extended, refuse_generated, write_extended
 from data.store import Json, manifest
@@ -286,8 +286,8 @@ class Generation:
     def _extend(self, partial: Path) -> None:
         """The collection before the round trip."""
         folder = self._drafts.build(self._write)
-        drafts = pa.concat_tables([read_arrow(file) for file in shards.files(folder)])
-        made = extended(self._workspace.collection, drafts["document"].to_numpy(), drafts["text"])
+        drafts = pa.concat_tables([read_arrow(file) for file in shards.files(folder)]).combine_chunks()
+        made = extended(self._workspace.collection, numbers(drafts["document"]), drafts["text"])
         count = int(made.generated.sum())
         self._keep(partial, made, Facts(len(self._rows), len(drafts), count, count), self._drafting_costs())
 
