@@ -44,6 +44,7 @@ class Qrels:
         return self.select(self.relevance > 0)
 
     def __add__(self, other: Qrels) -> Qrels:
+        """These judgments and then the others."""
         return Qrels(
             np.concatenate([self.query_row, other.query_row]),
             np.concatenate([self.doc_row, other.doc_row]),

@@ -32,6 +32,12 @@ def temperature_of(parameter: str, value: object) -> float:
     return tau
 
 
+def temperatures(student: object, teacher: object) -> tuple[float, float]:
+    """A student's temperature and a teacher's, which is the student's where it is None; refused as one alone is."""
+    tau = temperature_of("temperature", student)
+    return tau, tau if teacher is None else temperature_of("teacher_temperature", teacher)
+
+
 def shown(value: object) -> str:
     """A value as a user wrote it in YAML."""
     if value is None or isinstance(value, bool):

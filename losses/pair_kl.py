@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from losses.checks import temperature_of
+from losses.checks import temperatures
 from losses.contract import Embeddings, Loss, LossOutput, Signals, Space, output
 from losses.pairs import differences, document_scores
 
@@ -36,12 +36,7 @@ class PairKL(Loss):
 
     def __init__(self, temperature: float = 0.05, teacher_temperature: float | None = None) -> None:
         super().__init__()
-        self.temperature = temperature_of("temperature", temperature)
-        self.teacher_temperature = (
-            self.temperature
-            if teacher_temperature is None
-            else temperature_of("teacher_temperature", teacher_temperature)
-        )
+        self.temperature, self.teacher_temperature = temperatures(temperature, teacher_temperature)
 
     def misfit(self, teacher: Space, student: Space) -> str | None:
         """A difference of two probabilities is no logarithm of odds."""

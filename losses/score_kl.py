@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from losses.checks import flag, temperature_of
+from losses.checks import flag, temperatures
 from losses.contract import Embeddings, Loss, LossOutput, Signals, Space, output
 
 
@@ -39,12 +39,7 @@ class ScoreKL(Loss):
         self, temperature: float = 0.05, teacher_temperature: float | None = None, in_batch: bool = False
     ) -> None:
         super().__init__()
-        self.temperature = temperature_of("temperature", temperature)
-        self.teacher_temperature = (
-            self.temperature
-            if teacher_temperature is None
-            else temperature_of("teacher_temperature", teacher_temperature)
-        )
+        self.temperature, self.teacher_temperature = temperatures(temperature, teacher_temperature)
         self.in_batch = flag("in_batch", in_batch)
         if in_batch:
             self.needs = frozenset({"teacher_queries", "teacher_documents"})

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data import UserError
-from orchestrator.encoder import positions
+from orchestrator.encoder import positions, quiet_transformers
 from orchestrator.packed import Ids
 
 
@@ -151,10 +151,8 @@ def load_cross_encoder(folder: Path) -> CrossEncoder:
         UserError: the folder holds no model for sequence classification, or one of more than two labels.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    quiet_transformers()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         model, found = AutoModelForSequenceClassification.from_pretrained(

@@ -89,7 +89,7 @@ class Generation:
             }
 
             def ask(partial: Path) -> None:
-                found = generator.made_of(model.path) if trained else generator.load_generator(model.path)
+                found = generator.warm_started(model.path) if trained else generator.load_generator(model.path)
                 (partial / "generator.json").write_text(json.dumps({"max_tokens": generator.read_limit(found)}))
 
             folder = self._workspace.store.stage("generator-checks", VERSION, inputs).build(ask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from data import Shard, UserError, open_collection
 from data.arrow import numbers, read_arrow
 from data.generators import shard_rows
 from orchestrator import shards
-from orchestrator.encoder import keep_layers, positions, set_dropout
+from orchestrator.encoder import copy_tokenizer, keep_layers, positions, quiet_transformers, set_dropout
 from orchestrator.encoding import TokenCount, chunks, device
 from orchestrator.packed import Ids
 
@@ -134,7 +133,7 @@ def load_generator(folder: Path) -> Any:
     """
     from transformers import AutoModelForSeq2SeqLM
 
-    _quiet()
+    quiet_transformers()
     try:
         model, found = AutoModelForSeq2SeqLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -154,8 +153,8 @@ def read_limit(model: Any) -> int | None:
     return positions(encoder) or known
 
 
-def made_of(folder: Path, layers: tuple[int, ...] | None = None, dropout: float = 0.0) -> Any:
-    """An encoder and a decoder with an encoder's weights (Rothe et al. 2020, arXiv 1907.12461).
+def warm_started(folder: Path, layers: tuple[int, ...] | None = None, dropout: float = 0.0) -> Any:
+    """An encoder and a decoder that start from an encoder's weights (Rothe et al. 2020, arXiv 1907.12461).
 
     What the decoder has beyond them, attention to the document above all, is random: it has to be trained.
 
@@ -164,7 +163,7 @@ def made_of(folder: Path, layers: tuple[int, ...] | None = None, dropout: float 
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, EncoderDecoderModel
 
-    _quiet()
+    quiet_transformers()
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -195,16 +194,7 @@ def made_of(folder: Path, layers: tuple[int, ...] | None = None, dropout: float 
 def save_generator(model: Any, folder: Path, tokenizer: Path) -> None:
     """Write the model with its tokenizer; `load_generator` loads it, and so does transformers."""
     model.save_pretrained(folder, safe_serialization=True)
-    for pattern in ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "spiece.model"):
-        for file in tokenizer.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
-
-
-def _quiet() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    copy_tokenizer(tokenizer, folder)
 
 
 def _no_generator(folder: Path, why: str) -> UserError:

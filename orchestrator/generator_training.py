@@ -20,7 +20,7 @@ from orchestrator import shards
 from orchestrator.checkpoints import Checkpoints, system_errors
 from orchestrator.config_schema import GeneratorTrainingSettings
 from orchestrator.encoding import Encoding, TokenCount, chunks, device, pad
-from orchestrator.generator import made_of, save_generator, written_flops
+from orchestrator.generator import save_generator, warm_started, written_flops
 from orchestrator.group import Group
 from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.packed import Ids
@@ -79,7 +79,7 @@ class TrainGenerator:
     def __call__(self, shard: Shard) -> pa.Table:
         settings, journal = self._settings, Journal(shard.folder / JOURNAL)
         torch.manual_seed(self._plan.seed)  # what the encoder's weights do not have
-        model = made_of(self._folder, self._layers, settings.dropout)
+        model = warm_started(self._folder, self._layers, settings.dropout)
         encoding = Encoding.on(device(), settings.precision, settings.token_budget, model.config.pad_token_id)
         learner = GeneratorLearner(self._plan, self._tokens, model, encoding)
         known = {entry.point.step for entry in journal.read()}

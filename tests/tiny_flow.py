@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 DOCUMENTS, TRAIN_QUERIES, TEST_QUERIES = 60, 40, 10
@@ -78,15 +79,13 @@ def write_model(folder: Path) -> Path:
 
 def write_cross_encoder(folder: Path, model: Path) -> Path:
     """A cross-encoder of random weights with the tokenizer of that BERT."""
-    import shutil
-
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(1)
     BertForSequenceClassification(
         BertConfig(
-            vocab_size=len((model / "vocab.txt").read_text().split("\n")),
+            vocab_size=_words(model),
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -96,9 +95,47 @@ def write_cross_encoder(folder: Path, model: Path) -> Path:
             num_labels=1,
         )
     ).save_pretrained(folder)
+    copy_tokenizer(model, folder)
+    return folder
+
+
+def write_seq2seq(folder: Path, model: Path) -> Path:
+    """A BART of random weights with the tokenizer of that BERT."""
+    import torch
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(4)
+    BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=_words(model),
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=48,
+            max_position_embeddings=40,
+            init_std=0.4,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            forced_eos_token_id=3,
+            decoder_start_token_id=2,
+        )
+    ).save_pretrained(folder)
+    copy_tokenizer(model, folder)
+    return folder
+
+
+def copy_tokenizer(model: Path, folder: Path) -> None:
+    """Copy the tokenizer of a model folder to another."""
     for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model / file, folder / file)
-    return folder
+
+
+def _words(model: Path) -> int:
+    return len((model / "vocab.txt").read_text().split("\n"))
 
 
 def write_experiment(folder: Path, collection: Path, model: Path) -> Path:

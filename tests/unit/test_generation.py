@@ -54,29 +54,7 @@ def generating(experiment: Callable[..., Any]) -> Make:
 @pytest.fixture(scope="session")
 def tiny_bart(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A BART of random weights with the tokenizer of the tiny BERT."""
-    folder = tmp_path_factory.mktemp("bart")
-    words = len((tiny_model / "vocab.txt").read_text().split("\n"))
-    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2}
-    torch.manual_seed(4)
-    transformers.BartForConditionalGeneration(
-        transformers.BartConfig(
-            vocab_size=words,
-            d_model=32,
-            encoder_layers=2,
-            decoder_layers=1,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=64,
-            decoder_ffn_dim=48,
-            max_position_embeddings=40,
-            init_std=0.4,
-            forced_eos_token_id=3,
-            **special,
-        )
-    ).save_pretrained(folder)
-    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_model / file, folder / file)
-    return folder
+    return tiny_flow.write_seq2seq(tmp_path_factory.mktemp("bart"), tiny_model)
 
 
 def texts_of(workspace: Workspace) -> dict[str, list[str]]:
@@ -189,7 +167,7 @@ def curves(workspace: Workspace) -> list[dict[str, list[float]]]:
 
 def test_the_loss_is_that_of_transformers(generating: Make) -> None:
     workspace = generating(TRAINED)
-    model = generator.made_of(workspace.model.path)
+    model = generator.warm_started(workspace.model.path)
     settings = workspace.experiment.generation.training
     plan = plan_of(workspace.split[0].relevant, 60, settings, 0)
     learner = GeneratorLearner(plan, workspace.tokens, model, workspace.encoding("fp32", 100))
@@ -453,8 +431,7 @@ def test_models_that_do_not_write(generating: Make, tiny_model: Path, tiny_bart:
         generating(f"{{generator: seq2seq, model: {tiny_bart}}}", "encoder.document_tokens=41").check()
     other = tiny.model("distilbert")
     other.save_pretrained(tmp_path / "distil")
-    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_model / file, tmp_path / "distil" / file)
+    tiny_flow.copy_tokenizer(tiny_model, tmp_path / "distil")
     with pytest.raises(UserError, match=r"^generation.model: no decoder can be made of a distilbert encoder"):
         generating(f"{{generator: trained, model: {tmp_path}/distil}}").check()
     too_large = "{generator: trained, training: {batch_size: 99}}"
