@@ -28,7 +28,7 @@ from data import Shard, run_shards
 from orchestrator import cluster
 from orchestrator.config import Experiment
 from orchestrator.embeddings import SHARD_TEXTS, EncodeShard, VectorSet
-from orchestrator.evaluation import evaluate_all, test_vectors
+from orchestrator.evaluation import evaluate_all, untrained
 from orchestrator.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,10 +65,9 @@ def stages_of(workspace: Workspace) -> dict[str, float]:
         "tokenize": seconds(lambda: workspace.tokens),
         "BM25 ranks": seconds(lambda: workspace.negatives),
     }
-    model = workspace.starting_model
-    wanted = test_vectors(workspace, model)
-    found["encode"] = seconds(lambda: workspace.embed(wanted))
-    found["search and measure"] = seconds(lambda: evaluate_all(workspace, {"untrained": model}))
+    wanted = untrained(workspace)
+    found["encode"] = seconds(lambda: workspace.embed(wanted[:2]))
+    found["search and measure"] = seconds(lambda: evaluate_all(workspace, {"untrained": wanted}))
     return found
 
 

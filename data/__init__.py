@@ -14,7 +14,7 @@ from data.plan import Batch, BatchPlan, Examples, check_batch_size
 from data.sharded import Shard, run_shards
 from data.split import split_validation, validation_pool
 from data.store import Stage, Store, build_together, file_digest, fingerprint
-from data.tokens import TokenShards, tokenize, tokens_stage
+from data.tokens import TextField, TokenShards, tokenize, tokens_stage
 
 __all__ = [
     "Batch",
@@ -31,6 +31,7 @@ __all__ = [
     "Shard",
     "Stage",
     "Store",
+    "TextField",
     "TokenShards",
     "UserError",
     "build_together",

@@ -20,6 +20,8 @@ from data.errors import UserError
 from data.sharded import Shard, run_shards
 from data.store import Json, Stage, Store, verify
 
+TextField = Literal["documents", "queries"]
+
 VERSION = 1
 SHARD_ROWS = 32_768
 BATCH_ROWS = 2_048  # texts tokenized at once
@@ -73,7 +75,7 @@ class TokenShards:
 def tokenize(
     store: Store,
     collection: Collection,
-    field: Literal["documents", "queries"],
+    field: TextField,
     tokenizer_folder: str | Path,
     tokenizer_fingerprint: str,
     max_tokens: int,
@@ -114,7 +116,7 @@ def tokenize(
 def tokens_stage(
     store: Store,
     collection: Collection,
-    field: Literal["documents", "queries"],
+    field: TextField,
     tokenizer_fingerprint: str,
     max_tokens: int,
     shard_rows: int = SHARD_ROWS,

@@ -22,17 +22,16 @@ from orchestrator import cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
-from orchestrator.evaluation import Evaluated, evaluate_all, trained_model
+from orchestrator.evaluation import Evaluated, evaluate_all, trained, untrained
 from orchestrator.journal import Entry
 from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.report import wording
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
-from orchestrator.trial import MODEL, stage_of
 from orchestrator.tuning import run_all, trials_of, winner_of
 from orchestrator.watch import Watch
-from orchestrator.workspace import Workspace
+from orchestrator.workspace import MODEL, Workspace
 
 SEARCH_VERSION = 1
 SHOWN = 5  # generated queries
@@ -147,8 +146,10 @@ class Job:
         self.display.line(f"validation pool: {len(self.workspace.pool):,} documents")
 
     def teach(self) -> None:
-        """What the recipes learn from a teacher."""
+        """What the recipes learn from a teacher; one that is a row is trained first."""
         teachings = [each.teaching for each in self.workspace.learned_from if each.teaching]
+        if teachings and self.experiment.teaching_row:
+            self.train(lambda row: row == self.experiment.teaching_row)
         for teaching in teachings:
             self.display.line(f"teacher: {teaching.in_words}")
             teaching.make()
@@ -175,13 +176,14 @@ class Job:
     def _batches(self, row: RecipeSettings) -> str:
         """What the batches of a row are made of, in words."""
         settings, workers = self.experiment.training_for(row), self.experiment.scaling.workers
-        workspace = self.workspace.learning_from(settings.queries)
-        plan, run = workspace.plan(settings), runs_of(self.experiment, row)[0]
+        run = runs_of(self.experiment, row)[0]
+        workspace = self.workspace.for_run(run)
+        plan = workspace.plan(settings)
         B, K = round(plan.examples_before(plan.total_steps) / plan.total_steps), plan.negatives.per_query
         others = losses.build(run.loss, **run.parameters).negatives_met(B, K) - K
         elsewhere = round(others * (B - B / workers) / max(1, B - 1))
         budget = settings.token_budget or TOKEN_BUDGET["cuda" if self.size.gpus else "cpu"]
-        padding = padding_share(plan, workspace.tokens, budget, workers)
+        padding = padding_share(plan, workspace.tokens, budget, workers, inherits=run.encoder.inherits)
         size = f"{settings.batch_tokens:,} tokens, about {B} queries" if settings.batch_tokens else f"{B} queries"
         across = f", {elsewhere:,} of these cross-device" if workers > 1 else ""
         learned = {"judged": "", "generated": "generated queries alone, ", "both": "judged and generated queries, "}
@@ -209,8 +211,8 @@ class Job:
         return {row.name: self._finished(row, runs[row.name]) for row in rows}
 
     def _run(self, runs: list[RunSpec]) -> None:
-        stages = [stage_of(self.workspace, run) for run in runs]
-        plans = {run.name: self.workspace.learning_from(run.training.queries).plan(run.training) for run in runs}
+        stages = [self.workspace.trial(run) for run in runs]
+        plans = {run.name: self.workspace.for_run(run).plan(run.training) for run in runs}
         steps = {name: plan.total_steps for name, plan in plans.items()}
         comparison = self.fingerprint, self.experiment.name
         self._connect()
@@ -235,7 +237,7 @@ class Job:
     def search_stage(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
         """What the trials of a row came to, stopped ones included."""
         inputs: dict[str, Json] = {
-            "trials": [stage_of(self.workspace, run).fingerprint for run in runs],
+            "trials": [self.workspace.trial(run).fingerprint for run in runs],
             "names": [run.name for run in runs],
             "tune": row.tune.model_dump() if row.tune else None,
         }
@@ -248,7 +250,7 @@ class Job:
 
         folder = self.search_stage(row, runs).build(write)
         values = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
-        models = [str(stage_of(self.workspace, run).path / MODEL) for run in runs]  # where the store is now
+        models = [str(self.workspace.trial(run).path / MODEL) for run in runs]  # where the store is now
         trials = [trial_from_json(value) for value in values]
         return tuple(
             replace(trial, model=model if trial.model else None) for trial, model in zip(trials, models, strict=True)
@@ -256,12 +258,12 @@ class Job:
 
     def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
         """The untrained encoder and each row's winner on the test split."""
-        models = {UNTRAINED: self.workspace.starting_model}
+        vectors = {UNTRAINED: untrained(self.workspace)}
         for row in self.experiment.recipes:
             winner = winner_of(trials[row.name])
             run = next(run for run in runs_of(self.experiment, row) if run.name == winner.name)
-            models[row.name] = trained_model(self.workspace, stage_of(self.workspace, run))
-        return evaluate_all(self.workspace, models)
+            vectors[row.name] = trained(self.workspace, run)
+        return evaluate_all(self.workspace, vectors)
 
     def compare(self) -> Outcome:
         """All of it: trials, evaluation, report, MLflow."""
@@ -289,8 +291,8 @@ class Job:
     def _comparison(self, trials: dict[str, tuple[Trial, ...]], evaluated: dict[str, Evaluated]) -> Comparison:
         workspace, experiment = self.workspace, self.experiment
         training, validation = workspace.split
-        untrained = evaluated[UNTRAINED]
-        base = Result(UNTRAINED, UNTRAINED, True, (), None, untrained.measures, untrained.per_query, untrained.figures)
+        before = evaluated[UNTRAINED]
+        base = Result(UNTRAINED, UNTRAINED, True, (), None, before.measures, before.per_query, before.figures)
         results = [base]
         for row in experiment.recipes:
             recipe, value = recipes.get(row.recipe), evaluated[row.name]
@@ -318,7 +320,7 @@ class Job:
             documents=workspace.collection.documents.num_rows,
             train_queries=int((~workspace.collection.generated[np.unique(training.query_row)]).sum()),
             validation_queries=_queries(validation),
-            test_queries=len(next(iter(untrained.per_query.values()))),
+            test_queries=len(next(iter(before.per_query.values()))),
             generated_queries=max(
                 int(each.collection.generated[np.unique(each.split[0].query_row)].sum())
                 for each in workspace.learned_from
@@ -328,6 +330,7 @@ class Job:
             results=tuple(results),
             costs=tuple(costs),
             config=resolved(experiment),
+            teacher=experiment.teaching_row.name if experiment.teaching_row else None,
             environment=environment(self.available, self.size),
         )
 
@@ -336,7 +339,7 @@ class Job:
         of the store once, with the kinds of queries that it was made for.
         """
         found: dict[tuple[str, str], Cost] = {}
-        for workspace in self.workspace.learned_from:
+        for workspace in self.workspace.students:
             costs: dict[str, Cost] = {}
             for shards in workspace.tokens:
                 seconds = manifest(shards.folder)["seconds"]
@@ -348,8 +351,8 @@ class Job:
                 parts.append(workspace.generation.costs)
             for name, cost in (each for part in parts for each in part.items()):
                 before = found.get((cost.stage, name))
-                kinds = (*(before.queries if before else ()), workspace.learns)
-                found[cost.stage, name] = replace(cost, queries=kinds)
+                kinds = dict.fromkeys((*(before.queries if before else ()), workspace.learns))
+                found[cost.stage, name] = replace(cost, queries=tuple(kinds))
         return list(found.values())
 
 

@@ -9,6 +9,7 @@ from data.pair_scores import Space
 from orchestrator import recipes
 from orchestrator.config_problems import Problem, nearest
 from orchestrator.config_schema import (
+    TEACHER,
     Experiment,
     GenerationSettings,
     RecipeSettings,
@@ -43,6 +44,7 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
     else:
         yield from _source(("negatives",), negatives, negatives.per_query)
     yield from _generation(experiment)
+    yield from _teacher(experiment)
     if evaluation.depth is not None:
         import ir_measures
 
@@ -116,6 +118,35 @@ def _generation(experiment: Experiment) -> Iterator[Problem]:
     if generation.training.queries != "judged":
         what = "a generator is trained on judged queries"
         yield Problem((here, "training", "queries"), what, "Remove it.")
+
+
+def _teacher(experiment: Experiment) -> Iterator[Problem]:
+    """Whether the row that teaches is one that can, and rows take of a teacher's encoder where there is one."""
+    teacher = experiment.teacher
+    if teacher and teacher.row:
+        here: KeyPath = ("teacher", "row")
+        row = experiment.teaching_row
+        if row is None:
+            names = [row.name for row in experiment.recipes]
+            yield Problem(here, f'there is no row "{teacher.row}"', nearest(teacher.row, names, "Rows"))
+        elif row.tune is not None:
+            what = f"{row.name} is tuned, and a teacher is one run"
+            yield Problem(here, what, f'Fix its knobs: "loss: {{…}}" instead of "tune" in {row.name}.')
+        elif row.recipe in recipes.RECIPES and any(
+            need.startswith("teacher_") for need in recipes.get(row.recipe).needs
+        ):
+            yield Problem(here, f"{row.name} learns from a teacher itself", "Name a row that learns from judgments.")
+    for index, row in enumerate(experiment.recipes):
+        student = experiment.encoder_for(row)
+        for key in ("model", "document_encoder"):
+            if getattr(student, key) != TEACHER:
+                continue
+            path: KeyPath = ("recipes", index, "encoder", key)
+            if teacher is None or not teacher.encodes:
+                what = "there is no teacher with an encoder"
+                yield Problem(path, what, 'Add a section such as "teacher: {encoder: {model: …}}".')
+            elif row.name == teacher.row:
+                yield Problem(path, "is the row's own: it is the teacher", "Remove it.")
 
 
 def _trainings(experiment: Experiment) -> Iterator[tuple[KeyPath, Mapping[str, object]]]:
@@ -229,11 +260,11 @@ def _taught(experiment: Experiment, row: RecipeSettings, loss: Loss, recipe: Rec
         return Problem(here, what, "Name an encoder or a cross_encoder as teacher.")
     if "teacher_scores" not in needs:
         return None
-    if teacher.encoder is None and any(source.refresh for source in experiment.negatives.sources):
+    if not teacher.encodes and any(source.refresh for source in experiment.negatives.sources):
         what = f"{recipe.name} needs scores of its pairs before it trains, and refreshed negatives are not known then"
         return Problem(here, what, "Remove refresh, or take an encoder as teacher.")
-    student: Space = "cosine" if experiment.encoder.normalize else "dot"
-    if misfit := loss.misfit(teacher.space, student):
+    student: Space = "cosine" if experiment.encoder_for(row).normalize else "dot"
+    if misfit := loss.misfit(experiment.teacher_space, student):
         mend = "Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."
         return Problem(here, f"{recipe.name} {misfit}", mend if student == "cosine" else "Take another teacher.")
     return None

@@ -158,6 +158,24 @@ class EncoderSettings(Section):
     dropout: Share = 0.0
 
 
+TEACHER = "teacher"
+
+
+class StudentSettings(EncoderSettings):
+    """The encoder of a row. The `model` "teacher" is the teacher's own.
+
+    Documents are encoded by the same encoder ("shared"), or by the teacher's as it is, whose vectors are taken from the
+    store: then queries alone are encoded and learned, and the teacher's index is the student's (Kim et al. 2023).
+    """
+
+    document_encoder: Literal["shared", "teacher"] = "shared"
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the documents' vectors are the teacher's."""
+        return self.document_encoder == TEACHER
+
+
 class CrossEncoderSettings(Section):
     """A model for sequence classification that reads query and document together; `model` as of an encoder."""
 
@@ -221,9 +239,10 @@ class ScoresSettings(Section):
 
 
 class TeacherSettings(Section):
-    """Who teaches the recipes that learn from a teacher: one of the three."""
+    """Who teaches the recipes that learn from a teacher: one of the four. `row` is one of the experiment's own rows."""
 
     encoder: EncoderSettings | None = None
+    row: Name | None = None
     cross_encoder: CrossEncoderSettings | None = None
     scores: ScoresSettings | None = None
 
@@ -232,21 +251,19 @@ class TeacherSettings(Section):
         named = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(named) != 1:
             what = f"names {' and '.join(named)}" if named else "names no teacher"
-            raise refusal(what, "Give one of encoder, cross_encoder and scores.")
+            raise refusal(what, "Give one of encoder, row, cross_encoder and scores.")
         return self
 
     @property
-    def space(self) -> Space:
-        """What a score is."""
-        if self.encoder is not None:
-            return "cosine" if self.encoder.normalize else "dot"
-        return self.scores.space if self.scores is not None else "logit"
+    def encodes(self) -> bool:
+        """Whether it is a bi-encoder, which has vectors."""
+        return self.encoder is not None or self.row is not None
 
     @property
     def offers(self) -> frozenset[str]:
         """What a loss may need of it."""
         scores = frozenset({"teacher_scores"})
-        return scores | {"teacher_queries", "teacher_documents"} if self.encoder is not None else scores
+        return scores | {"teacher_queries", "teacher_documents"} if self.encodes else scores
 
 
 class TrainingSettings(Section):
@@ -333,12 +350,25 @@ def _overrides(value: object) -> dict[str, Any]:
     return TrainingSettings.model_validate(value).model_dump(exclude_unset=True)
 
 
+def _encoder_overrides(value: object) -> dict[str, Any]:
+    """The same of `encoder`; a row need not name a model."""
+    if not isinstance(value, dict):
+        raise refusal(f"must be a mapping, not {shown(value)}")
+    checked = StudentSettings.model_validate({"model": TEACHER, **value})
+    return checked.model_dump(include={key for key in value if key in StudentSettings.model_fields})
+
+
 class RecipeSettings(Section):
-    """A row of the comparison; a bare name stands for a row that changes nothing. `name` defaults to the recipe's."""
+    """A row of the comparison; a bare name stands for a row that changes nothing. `name` defaults to the recipe's.
+
+    `encoder` and `training` have what the row changes in these sections; a row that names another model has all of its
+    layers unless it names some.
+    """
 
     recipe: str
     name: Annotated[str, AfterValidator(_row_name)] = ""
     loss: dict[str, Annotated[Scalar, PlainValidator(_scalar)]] = {}
+    encoder: Annotated[dict[str, Any], BeforeValidator(_encoder_overrides), KeysOf(StudentSettings)] = {}
     training: Annotated[dict[str, Any], BeforeValidator(_overrides), KeysOf(TrainingSettings)] = {}
     tune: TuneSettings | None = None
 
@@ -411,3 +441,28 @@ class Experiment(Section):
     def training_for(self, row: RecipeSettings) -> TrainingSettings:
         """The section `training` with what the row changes in it."""
         return TrainingSettings.model_validate({**self.training.model_dump(), **row.training})
+
+    def encoder_for(self, row: RecipeSettings) -> StudentSettings:
+        """The section `encoder` with what the row changes in it."""
+        base = self.encoder.model_dump(exclude={"layers"} if "model" in row.encoder else None)
+        return StudentSettings.model_validate({**base, **row.encoder})
+
+    @property
+    def teaching_row(self) -> RecipeSettings | None:
+        """The row that teaches the others, if one does."""
+        named = self.teacher and self.teacher.row
+        return next((row for row in self.recipes if named and row.name == named), None)
+
+    @property
+    def teacher_encoder(self) -> EncoderSettings | None:
+        """The bi-encoder that teaches, if one does; that of a row is as it is before it is trained."""
+        if row := self.teaching_row:
+            return self.encoder_for(row)
+        return self.teacher.encoder if self.teacher else None
+
+    @property
+    def teacher_space(self) -> Space:
+        """What a score of the teacher is."""
+        if encoder := self.teacher_encoder:
+            return "cosine" if encoder.normalize else "dot"
+        return self.teacher.scores.space if self.teacher and self.teacher.scores else "logit"

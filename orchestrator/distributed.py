@@ -23,7 +23,7 @@ from orchestrator.cluster import WorkerSize
 from orchestrator.group import Group
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec
-from orchestrator.trial import read_trial, run_trial, stage_of
+from orchestrator.trial import read_trial, run_trial
 from orchestrator.tuning import COORDINATOR_CPUS, prepare_process, refusal, score, worker_workspace
 from orchestrator.workspace import Opened
 
@@ -43,7 +43,7 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
     ) -> None:
         """Start the workers, unless the run is finished."""
         run, mine = runs[config["run"]], opened[config["run"]]
-        self._stage = stage_of(worker_workspace(mine), run)
+        self._stage = worker_workspace(mine).trial(run)
         self._ended: Future[None] = Future()
         self._seen = self._step = 0
         self._known: list[Progress] = []
@@ -188,7 +188,7 @@ def _worker(config: dict[str, Any]) -> None:
     if group.rank == 0:
         placement = get_current_placement_group()
         assert placement is not None
-        (_folder(stage_of(workspace, config["run"])) / PLACEMENT).write_text(placement.id.hex())
+        (_folder(workspace.trial(config["run"])) / PLACEMENT).write_text(placement.id.hex())
     try:
         run_trial(workspace, config["run"], report, group)
     except UserError as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data import UserError
@@ -33,6 +33,7 @@ class BiEncoder(nn.Module):
         self.backbone = backbone
         self.pooling = pooling
         self.normalize = normalize
+        self.projection: nn.Linear | None = None  # of the pooled states, to vectors of another dimension
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Vectors `(n, D)` in float32 of the token ids `(n, L)`; `attention_mask (n, L)` is 0 at padding."""
@@ -50,6 +51,8 @@ class BiEncoder(nn.Module):
         else:
             weights = mask.unsqueeze(-1).to(states.dtype)
             vectors = (states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+        if self.projection is not None:
+            vectors = self.projection(vectors)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
     @property
@@ -65,7 +68,36 @@ class BiEncoder(nn.Module):
     @property
     def dimension(self) -> int:
         """D, the length of a vector."""
-        return int(self.config.hidden_size)
+        return int(self.projection.out_features if self.projection is not None else self.config.hidden_size)
+
+    def project(self, dimension: int, seed: int) -> None:
+        """Give the vectors another dimension by a linear map; no map where they have it already.
+
+        It starts as a random orthogonal one, which into more dimensions leaves all angles and lengths as they are.
+        """
+        if dimension == self.dimension:
+            return
+        linear = nn.Linear(self.dimension, dimension, bias=False)
+        nn.init.orthogonal_(linear.weight, generator=torch.Generator().manual_seed(seed))
+        self.projection = linear
+
+
+def parameters(encoder: nn.Module) -> int:
+    """How many numbers there are to learn in it."""
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def layers_of(kept: tuple[int, ...] | None, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Which layers of a model `layers` of the ones that are `kept` of it are; None is all.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if kept is None or layers is None:
+        return kept if layers is None else layers
+    if max(layers) >= len(kept):
+        raise _too_few(max(layers), len(kept))
+    return tuple(kept[layer] for layer in layers)
 
 
 def positions(backbone: nn.Module) -> int | None:
@@ -132,7 +164,21 @@ def load_encoder(
     if layers is not None:
         keep_layers(backbone, layers)
     set_dropout(backbone, dropout)
-    return BiEncoder(backbone, pooling, normalize).eval()
+    encoder = BiEncoder(backbone, pooling, normalize)
+    encoder.projection = _projection(folder)
+    return encoder.eval()
+
+
+def _projection(folder: Path) -> nn.Linear | None:
+    """The linear map behind the pooling that sentence-transformers' files in a model folder describe, if they do."""
+    for file in sorted(folder.glob("?_Dense/config.json")):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config["activation_function"].endswith(".Identity"):  # the other is a pooler, which the backbone has
+            linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
+            state = load_file(str(file.with_name("model.safetensors")))
+            linear.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})
+            return linear
+    return None
 
 
 def quiet_transformers() -> None:
@@ -167,15 +213,19 @@ def _unloadable(folder: Path, why: str) -> UserError:
     )
 
 
+def _too_few(layer: int, count: int) -> UserError:
+    return UserError(
+        f"layer {layer} of an encoder with {count}",
+        where="encoder.layers",
+        mend=f"Give layers from 0 to {count - 1}.",
+    )
+
+
 def keep_layers(backbone: Any, layers: tuple[int, ...]) -> None:
     """Take all other layers out of a Hugging Face model. Raises UserError where that cannot be."""
     count = backbone.config.num_hidden_layers
     if max(layers) >= count:
-        raise UserError(
-            f"layer {max(layers)} of an encoder with {count}",
-            where="encoder.layers",
-            mend=f"Give layers from 0 to {count - 1}.",
-        )
+        raise _too_few(max(layers), count)
     for parent in backbone.modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
@@ -216,15 +266,52 @@ def save_encoder(encoder: BiEncoder, folder: Path, *, tokenizer: Path, max_token
         tokenizer: the model folder whose tokenizer files go along.
         max_tokens: the length at which texts are truncated.
     """
+    modules = _save_modules(Tower(encoder, tokenizer, max_tokens), folder)
+    _write_modules(folder, [("" if i == 0 else f"{i}_{name}", name) for i, name in enumerate(modules)])
+    _write_similarity(folder, encoder)
+
+
+class Tower(NamedTuple):
+    """An encoder of queries, or of documents, with its tokenizer's folder and the length where it cuts texts."""
+
+    encoder: BiEncoder
+    tokenizer: Path
+    max_tokens: int
+
+
+QUERY_TOWER, DOCUMENT_TOWER = "query_0_Transformer", "document_0_Transformer"
+
+
+def save_towers(queries: Tower, documents: Tower, folder: Path) -> None:
+    """Write two encoders as one model, in the layout of sentence-transformers' Router (`encode_query`,
+    `encode_document`); each of them is also a model folder of its own that `load_encoder` loads.
+    """
+    structure: dict[str, list[str]] = {}
+    types: dict[str, str] = {}
+    for route, place, tower in (("query", QUERY_TOWER, queries), ("document", DOCUMENT_TOWER, documents)):
+        names = _save_modules(tower, folder / place)
+        paths = [place, *(f"{place}/{i}_{name}" for i, name in enumerate(names) if i)]
+        structure[route] = paths
+        types |= {path: f"sentence_transformers.models.{name}" for path, name in zip(paths, names, strict=True)}
+    router = {"types": types, "structure": structure, "parameters": {"default_route": None, "allow_empty_key": True}}
+    _write_json(folder / "router_config.json", router)
+    _write_modules(folder, [("", "Router")])
+    _write_similarity(folder, documents.encoder)
+
+
+def _save_modules(tower: Tower, folder: Path) -> list[str]:
+    """Write an encoder and what comes after its backbone, each in a folder of its own; the modules' names."""
+    encoder = tower.encoder
     folder.mkdir(parents=True, exist_ok=True)
     encoder.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
-    copy_tokenizer(tokenizer, folder)
+    copy_tokenizer(tower.tokenizer, folder)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": tower.max_tokens, "do_lower_case": False})
     modules = ["Transformer", "Pooling"]
     mode = "mean" if encoder.pooling == "mean" else "cls"
     _write_json(
         folder / "1_Pooling" / "config.json",
         {
-            "word_embedding_dimension": encoder.dimension,
+            "word_embedding_dimension": int(encoder.config.hidden_size),
             "pooling_mode_cls_token": mode == "cls",
             "pooling_mode_mean_tokens": mode == "mean",
             "pooling_mode_max_tokens": False,
@@ -232,36 +319,43 @@ def save_encoder(encoder: BiEncoder, folder: Path, *, tokenizer: Path, max_token
         },
     )
     if encoder.pooling == "pooler":
+        _save_dense(encoder.backbone.pooler.dense, "Tanh", folder / f"{len(modules)}_Dense")  # type: ignore
         modules.append("Dense")
-        _save_pooler(encoder, folder / "2_Dense")
+    if encoder.projection is not None:
+        _save_dense(encoder.projection, "Identity", folder / f"{len(modules)}_Dense")
+        modules.append("Dense")
     if encoder.normalize:
+        (folder / f"{len(modules)}_Normalize").mkdir(exist_ok=True)
         modules.append("Normalize")
-    paths = [f"{i}_{name}" if i else "" for i, name in enumerate(modules)]
-    for path in paths:
-        (folder / path).mkdir(exist_ok=True)
+    return modules
+
+
+def _write_modules(folder: Path, modules: list[tuple[str, str]]) -> None:
     entries = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for i, (name, path) in enumerate(zip(modules, paths, strict=True))
+        for i, (path, name) in enumerate(modules)
     ]
     _write_json(folder / "modules.json", entries)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+
+
+def _write_similarity(folder: Path, encoder: BiEncoder) -> None:
     similarity = "cosine" if encoder.normalize else "dot"  # search ranks by the inner product
     _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": similarity})
 
 
-def _save_pooler(encoder: BiEncoder, folder: Path) -> None:
-    """The pooler as a Dense module of sentence-transformers: `cls` pooling, then W x + b and tanh."""
-    dense: nn.Linear = encoder.backbone.pooler.dense  # type: ignore[union-attr, assignment]
+def _save_dense(dense: nn.Linear, activation: str, folder: Path) -> None:
+    """W x (+ b) and an activation, as a Dense module of sentence-transformers; after `cls` pooling a pooler is one."""
+    module = "activation" if activation == "Tanh" else "linear"
     _write_json(
         folder / "config.json",
         {
             "in_features": dense.in_features,
             "out_features": dense.out_features,
-            "bias": True,
-            "activation_function": "torch.nn.modules.activation.Tanh",
+            "bias": dense.bias is not None,
+            "activation_function": f"torch.nn.modules.{module}.{activation}",
         },
     )
-    state = {"linear.weight": dense.weight.detach().contiguous(), "linear.bias": dense.bias.detach().contiguous()}
+    state = {f"linear.{name}": value.detach().contiguous() for name, value in dense.state_dict().items()}
     save_file(state, str(folder / "model.safetensors"))
 
 

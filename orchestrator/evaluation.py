@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ from orchestrator import embeddings
 from orchestrator.embeddings import Model, VectorSet
 from orchestrator.measures import Run, evaluate, judgments, parse, write_per_query, write_trec_run
 from orchestrator.records import Cost, IndexFigures, costs_from_json, to_json
+from orchestrator.runs import RunSpec
 from orchestrator.search import Tasks, search_shards
-from orchestrator.trial import MODEL
 from orchestrator.workspace import Workspace
 
 VERSION = 3
@@ -36,37 +36,54 @@ class Evaluated(NamedTuple):
     figures: IndexFigures | None = None
 
 
-def evaluate_all(workspace: Workspace, models: Mapping[str, Model]) -> dict[str, Evaluated]:
-    """Evaluate each row's model on the test split; what the store holds already is not computed again."""
-    stages = {row: run_stage(workspace, row, model) for row, model in models.items()}
-    pending = [row for row in models if not stages[row].done]
-    wanted = [each for row in pending for each in test_vectors(workspace, models[row])]
+class Vectors(NamedTuple):
+    """What a row is evaluated with: the vectors of all documents, and those of the test queries.
+
+    `inherited` says that the documents' are the teacher's, which were there before.
+    """
+
+    documents: VectorSet
+    queries: VectorSet
+    inherited: bool = False
+
+
+def evaluate_all(workspace: Workspace, vectors: Mapping[str, Vectors]) -> dict[str, Evaluated]:
+    """Evaluate each row on the test split; what the store holds already is not computed again."""
+    stages = {row: run_stage(workspace, row, wanted) for row, wanted in vectors.items()}
+    pending = [row for row in vectors if not stages[row].done]
+    wanted = [each for row in pending for each in vectors[row][:2]]
     folders = workspace.embed(wanted, "encoding the corpus for the evaluation")
     for row, documents, queries in zip(pending, folders[::2], folders[1::2], strict=True):
-        stages[row].build(_measure_into(workspace, row, documents, queries))
+        paid = [queries] if vectors[row].inherited else [documents, queries]
+        stages[row].build(_measure_into(workspace, row, documents, queries, paid))
     return {row: _read(stage.build(lambda partial: None)) for row, stage in stages.items()}
 
 
-def trained_model(workspace: Workspace, trial: Stage) -> Model:
-    """The encoder that a finished trial left."""
-    config = workspace.experiment.encoder
-    return Model(trial.path / MODEL, trial.fingerprint, config.pooling, config.normalize)
+def untrained(workspace: Workspace) -> Vectors:
+    """Those of the encoder that training starts from."""
+    return _vectors(workspace, workspace.starting_model)
 
 
-def test_vectors(workspace: Workspace, model: Model) -> tuple[VectorSet, VectorSet]:
-    """The vectors of all documents, and those of the test queries: queries are few, and half of what bf16 costs in
-    quality is lost at them, so they are encoded in fp32.
-    """
+def trained(workspace: Workspace, run: RunSpec) -> Vectors:
+    """Those of the encoder that a finished run left."""
+    return _vectors(workspace.for_run(run), workspace.trained_model(run))
+
+
+def _vectors(workspace: Workspace, model: Model) -> Vectors:
+    """Queries are few, and half of what bf16 costs in quality is lost at them, so they are encoded in fp32."""
     tokens, training = workspace.tokens, workspace.experiment.training
-    documents = VectorSet(model, tokens.documents, training.precision, training.token_budget)
-    return documents, VectorSet(model, tokens.queries, "fp32", training.token_budget, _test_queries(workspace))
+    queries = VectorSet(model, tokens.queries, "fp32", training.token_budget, _test_queries(workspace))
+    if workspace.settings.inherits:
+        assert workspace.teaching is not None
+        return Vectors(workspace.teaching.document_set, queries, inherited=True)
+    return Vectors(VectorSet(model, tokens.documents, training.precision, training.token_budget), queries)
 
 
-def run_stage(workspace: Workspace, row: str, model: Model) -> Stage:
-    """The run of a model on the test split, and its measures."""
+def run_stage(workspace: Workspace, row: str, vectors: Vectors) -> Stage:
+    """The run of a row on the test split, and its measures."""
     experiment = workspace.experiment
     inputs = {
-        "embeddings": [wanted.stage(workspace.store).fingerprint for wanted in test_vectors(workspace, model)],
+        "embeddings": [wanted.stage(workspace.store).fingerprint for wanted in vectors[:2]],
         "split": workspace.collection.parts[f"qrels/{experiment.collection.test_split}"],
         "row": row,
         **experiment.evaluation.model_dump(),
@@ -78,7 +95,9 @@ def _test_queries(workspace: Workspace) -> npt.NDArray[np.int64]:
     return np.unique(workspace.test_qrels.query_row)
 
 
-def _measure_into(workspace: Workspace, row: str, documents: Path, queries: Path) -> Callable[[Path], None]:
+def _measure_into(
+    workspace: Workspace, row: str, documents: Path, queries: Path, paid: Sequence[Path]
+) -> Callable[[Path], None]:
     def measure(partial: Path) -> None:
         collection, settings = workspace.collection, workspace.experiment.evaluation
         vectors = embeddings.opened(queries)
@@ -97,7 +116,7 @@ def _measure_into(workspace: Workspace, row: str, documents: Path, queries: Path
         write_trec_run(partial / RUN, run, tag=row)
         write_per_query(partial / PER_QUERY, measured.per_query)
         index = to_json(found.figures) if found.figures else None
-        cost = embeddings.cost([documents, queries], "evaluation", row)
+        cost = embeddings.cost(paid, "evaluation", row)
         value = {"mean": measured.mean, "index": index, "cost": to_json(cost)}
         (partial / MEASURED).write_text(json.dumps(value), encoding="utf-8")
 

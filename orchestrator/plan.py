@@ -10,7 +10,6 @@ from orchestrator.compare import Job
 from orchestrator.config import Experiment, RecipeSettings
 from orchestrator.console import Display
 from orchestrator.runs import RunSpec, runs_of
-from orchestrator.trial import stage_of
 from orchestrator.tuning import concurrency
 
 DONE, BEGUN, OPEN = "done", "begun", "to do"
@@ -65,12 +64,12 @@ def describe(experiment: Experiment) -> list[Planned]:
             lines.append(Planned("teach", _state(stages_of), each.teaching.in_words))
     for row in experiment.recipes:
         runs = runs_of(experiment, row)
-        if not workspace.learning_from(experiment.training_for(row).queries).collected:
+        student = workspace.for_run(runs[0])
+        if not student.collected:
             lines.append(Planned(f"train {row.name}", OPEN, _trials(runs, None, row)))
             continue
-        stages = [stage_of(workspace, run) for run in runs]
-        settings = experiment.training_for(row)
-        steps = workspace.learning_from(settings.queries).steps(settings)
+        stages = [workspace.trial(run) for run in runs]
+        steps = student.steps(experiment.training_for(row))
         state = DONE if job.search_stage(row, runs).done else _state(stages)
         lines.append(Planned(f"train {row.name}", state, _trials(runs, steps, row)))
     lines.append(Planned("evaluate", "", f"{len(experiment.recipes) + 1} encoders on the test split"))

@@ -110,7 +110,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report shows. `results[0]` is the untrained encoder. `costs` holds the whole ledger."""
+    """Everything that a report shows. `results[0]` is the untrained encoder. `costs` holds the whole ledger.
+
+    `teacher` is the row that teaches the others, if one does.
+    """
 
     name: str
     fingerprint: str
@@ -126,6 +129,7 @@ class Comparison:
     config: str
     environment: dict[str, str]
     generated_queries: int = 0
+    teacher: str | None = None
 
 
 def to_json(record: Any) -> Any:

@@ -11,12 +11,13 @@ import numpy as np
 from data import NegativeSource
 from data.arrow import write_arrow
 from data.store import TEMPORARY
-from orchestrator.embeddings import SHARD_TEXTS
+from orchestrator.embeddings import SHARD_TEXTS, stored
 from orchestrator.encoder import BiEncoder
 from orchestrator.encoding import Encoding, TokenCount
 from orchestrator.group import Group
 from orchestrator.mining import Mined, lowest_positives, read_mined, write_mined
 from orchestrator.search import Stored, search_shards, table
+from orchestrator.teaching import DOCUMENTS
 from orchestrator.workspace import Workspace
 
 
@@ -55,7 +56,8 @@ class Refresh:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
             group.wait()
-            self._encode(partial, encoder, group, count)
+            if not self._workspace.settings.inherits:
+                self._encode(partial, encoder, group, count)
             group.wait()
             if group.rank == 0:
                 self._search(partial, encoder, count)
@@ -76,6 +78,9 @@ class Refresh:
         depth = max(workspace.experiment.negatives.sources[index].depth for index in workspace.sources.refreshed)
         parts = sorted(folder.glob("part-*.arrow"))
         shards = [Stored.of(path) for path in parts]
+        if workspace.settings.inherits:
+            assert workspace.teaching is not None
+            shards = stored(workspace.teaching.folders[DOCUMENTS])
         vectors = self._encoding.embed(encoder, workspace.tokens.queries.take(queries), count).cpu().numpy()
         depth = min(depth, len(workspace.tokens.documents))
         found = search_shards(vectors, shards, depth, ids=workspace.collection.document_ids)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import recipes
 from orchestrator.config import Experiment, RecipeSettings, TrainingSettings
+from orchestrator.config_schema import StudentSettings
 
 if TYPE_CHECKING:
     from losses import Loss
@@ -25,6 +26,7 @@ class RunSpec:
     parameters: dict[str, Any]
     knobs: dict[str, Any]
     training: TrainingSettings
+    encoder: StudentSettings
 
     @property
     def name(self) -> str:
@@ -33,8 +35,9 @@ class RunSpec:
 
     @property
     def teacher_needs(self) -> frozenset[str]:
-        """What its loss needs of a teacher."""
-        return frozenset(need for need in self.build_loss().needs if need.startswith("teacher_"))
+        """What its loss, and its documents, need of a teacher."""
+        inherited = {"teacher_documents"} if self.encoder.inherits else set()
+        return frozenset(need for need in self.build_loss().needs if need.startswith("teacher_")) | inherited
 
     def build_loss(self) -> Loss:
         """The loss that this run minimises."""
@@ -57,6 +60,7 @@ def runs_of(experiment: Experiment, row: RecipeSettings) -> tuple[RunSpec, ...]:
             parameters={**recipe.parameters, **row.loss, **point},
             knobs=point,
             training=experiment.training_for(row),
+            encoder=experiment.encoder_for(row),
         )
         for point in points
     )

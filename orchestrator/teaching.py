@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,13 @@ from data import Batch, Rows, Stage, UserError, file_digest, pair_scores
 from data.pair_scores import PairScores, Space
 from losses import Signals
 from orchestrator import embeddings, pair_scoring
-from orchestrator.config_schema import TeacherSettings
-from orchestrator.embeddings import VectorsByRow, VectorSet
+from orchestrator.config_schema import TEACHER, TeacherSettings
+from orchestrator.embeddings import Model, VectorsByRow, VectorSet
+from orchestrator.encoder import Tower
 from orchestrator.records import Cost
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.scorer import Scorer
+from orchestrator.weights import ModelFolder
 
 if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
@@ -34,6 +36,7 @@ class Taught:
 
     identity: str
     folders: tuple[tuple[str, Path], ...]
+    encoder: tuple[Model, ModelFolder, int] | None = None  # of a bi-encoder, and the dimension of its vectors
 
 
 class Teaching:
@@ -45,11 +48,18 @@ class Teaching:
     def open(self, taught: Taught) -> None:
         """Take what the driver made: a worker reads the store and nothing else."""
         self.identity, self.folders = json.loads(taught.identity), dict(taught.folders)
+        if taught.encoder:
+            self.model, self.model_folder, self.dimension = taught.encoder
 
     @property
     def space(self) -> Space:
         """What a score of the teacher is."""
-        return self._settings.space
+        return self._workspace.experiment.teacher_space
+
+    @property
+    def asked(self) -> bool:
+        """Whether some run learns from the teacher, or starts from it."""
+        return bool(self.needs) or any(run.encoder.model == TEACHER for run in self._runs)
 
     @cached_property
     def needs(self) -> frozenset[str]:
@@ -65,9 +75,38 @@ class Teaching:
 
     @cached_property
     def encoder(self) -> Workspace:
-        """The collection and the store with a bi-encoder."""
-        assert self._settings.encoder is not None
-        return self._workspace.with_encoder(self._settings.encoder)
+        """The collection and the store with a bi-encoder; with that of a row before it is trained."""
+        encoder = self._workspace.experiment.teacher_encoder
+        assert encoder is not None
+        return self._workspace.with_encoder(encoder)
+
+    @cached_property
+    def run(self) -> RunSpec | None:
+        """The run that a row teaches with; None where the teacher is none of the rows."""
+        experiment = self._workspace.experiment
+        row = experiment.teaching_row
+        return runs_of(experiment, row)[0] if row else None
+
+    @cached_property
+    def model(self) -> Model:
+        """The bi-encoder, to encode with; known before it is trained."""
+        return self._workspace.trained_model(self.run) if self.run else self.encoder.starting_model
+
+    @cached_property
+    def model_folder(self) -> ModelFolder:
+        """Where a student finds the bi-encoder's weights."""
+        folder = self.encoder.model
+        return replace(folder, path=self.model.folder, fingerprint=self.model.fingerprint) if self.run else folder
+
+    @cached_property
+    def dimension(self) -> int:
+        """D' of the bi-encoder's vectors."""
+        return self.encoder.facts.dimension
+
+    def dimension_for(self, run: RunSpec) -> int | None:
+        """The dimension that a student's vectors have to have: the teacher's where they are set against each other."""
+        matches = run.encoder.inherits or run.build_loss().matches_vectors
+        return self.dimension if matches and self._settings.encodes else None
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -76,10 +115,10 @@ class Teaching:
         return Scorer(self._workspace, self._settings.cross_encoder)
 
     def check(self) -> None:
-        """Refuse a teacher that cannot be loaded, that does not take the lengths, or whose vectors do not fit.
+        """Refuse a teacher that cannot be loaded, or that does not take the lengths.
 
         Raises:
-            UserError: in any of these cases.
+            UserError: in either case.
         """
         if self._settings.scores is not None:
             if self._settings.scores.path is not None:
@@ -89,14 +128,7 @@ class Teaching:
                 raise UserError(what, where="teacher.scores", mend=mend)
         elif self._settings.encoder is not None:
             self.encoder.check_own_encoder("teacher.encoder")
-            dimensions = self.encoder.facts.dimension, self._workspace.facts.dimension
-            if dimensions[0] != dimensions[1] and any(run.build_loss().matches_vectors for run in self._runs):
-                raise UserError(
-                    "vectors of {} dimensions cannot be matched by an encoder of {}".format(*dimensions),
-                    where="teacher.encoder.model",
-                    mend="Take a teacher of as many dimensions, or a recipe that learns from its scores.",
-                )
-        else:
+        elif self._settings.cross_encoder is not None:
             self.scorer.check("teacher.cross_encoder")
 
     @cached_property
@@ -104,11 +136,13 @@ class Teaching:
         """All that the teacher's answers depend on but the texts."""
         settings, training = self._settings, self._workspace.experiment.training
         if settings.scores is not None and settings.scores.path is None:
-            return {"collection": self._workspace.collection.parts.get("scores", ""), "space": settings.space}
+            return {"collection": self._workspace.collection.parts.get("scores", ""), "space": self.space}
         if settings.scores is not None:
-            return {"file": file_digest(self._score_file), "space": settings.space}
-        if settings.encoder is not None:
+            return {"file": file_digest(self._score_file), "space": self.space}
+        if settings.encodes:
             how = training.model_dump(include={"precision", "token_budget"})
+            if self.run:
+                return {"row": self._workspace.trial(self.run).fingerprint, **how}
             return {"encoder": self.encoder.encoder_inputs, **how}
         return self.scorer.identity
 
@@ -124,12 +158,12 @@ class Teaching:
     @cached_property
     def folders(self) -> Mapping[str, Path]:
         """The finished stages by what is in them, made unless they are there."""
-        if self._settings.encoder is not None:
+        if self._settings.encodes:
             sets = self.vector_sets
             return dict(zip(sets, self._workspace.embed(list(sets.values()), "the teacher encodes"), strict=True))
         workspace = self._workspace
         if self._settings.scores is not None:
-            what, how = (workspace.store, workspace.collection), (self._settings.space, self.pairs)
+            what, how = (workspace.store, workspace.collection), (self.space, self.pairs)
             if self._settings.scores.path is None:
                 return {SCORES: pair_scores.own_scores(*what, *how, "teacher.scores")}
             return {SCORES: pair_scores.read_scores(*what, self._score_file, *how, "teacher.scores.path")}
@@ -147,7 +181,7 @@ class Teaching:
     @property
     def vector_sets(self) -> dict[str, VectorSet]:
         """What a bi-encoder has to encode: the training queries, and, where a loss asks for more, all documents."""
-        training, model = self._workspace.experiment.training, self.encoder.starting_model
+        training, model = self._workspace.experiment.training, self.model
         budget, sets = training.token_budget, {}
         if QUERIES in self._vectors:
             sets[QUERIES] = VectorSet(model, self.encoder.tokens.queries, "fp32", budget, self._training_queries)
@@ -159,7 +193,7 @@ class Teaching:
     def stages(self) -> list[Stage] | None:
         """Where the answers are kept; None where tokens or negatives have to be made to know it."""
         workspace = self._workspace
-        if self._settings.encoder is not None:
+        if self._settings.encodes:
             if not all(stage.done for stage in self.encoder.token_stages.values()):
                 return None
             return [each.stage(workspace.store) for each in self.vector_sets.values()]
@@ -171,10 +205,11 @@ class Teaching:
     def in_words(self) -> str:
         """Who teaches, and what."""
         settings = self._settings
-        if settings.encoder is not None:
+        if settings.encodes:
             texts = {QUERIES: "the training queries", DOCUMENTS: "all documents"}
-            what = "vectors of " + " and ".join(texts[each] for each in self._vectors)
-            return f"{what}, {settings.encoder.model}" + (f" (scores: {self.space})" if SCORES in self.needs else "")
+            what = "vectors of " + (" and ".join(texts[each] for each in self._vectors) or "no texts")
+            who = f"the row {settings.row}" if settings.row else settings.encoder and settings.encoder.model
+            return f"{what}, {who}" + (f" (scores: {self.space})" if SCORES in self.needs else "")
         source = settings.cross_encoder.model if settings.cross_encoder else settings.scores and settings.scores.path
         source = source or self._workspace.experiment.collection.path
         return f"scores of the pairs that training meets, {source} ({self.space})"
@@ -189,9 +224,10 @@ class Teaching:
             for run in self._runs:
                 if SCORES in run.teacher_needs:
                     training = run.training
-                    orders[training.batch_size, training.examples, training.epochs] = training
-            for training in orders.values():
-                plan = workspace.plan(training)
+                    by_tokens = run.encoder if training.batch_tokens else None
+                    orders[training.batch_size, training.examples, training.epochs, by_tokens] = run
+            for run in orders.values():
+                plan = workspace.for_run(run).plan(run.training)
                 for step in range(plan.total_steps):
                     batch = plan.batch(step)
                     yield batch.queries, _documents(batch)
@@ -201,24 +237,41 @@ class Teaching:
     @property
     def taught(self) -> Taught:
         """What a worker needs."""
-        return Taught(json.dumps(self.identity), tuple(self.folders.items()))
+        encoder = (self.model, self.model_folder, self.dimension) if self._settings.encodes else None
+        return Taught(json.dumps(self.identity), tuple(self.folders.items()), encoder)
 
     def inputs(self, run: RunSpec) -> Mapping[str, Any]:
         """What a run depends on here: nothing where its loss asks no teacher."""
         return {"teacher": self.identity} if run.teacher_needs else {}
+
+    @property
+    def documents(self) -> VectorsByRow:
+        """The vectors of all documents."""
+        return VectorsByRow(self.folders[DOCUMENTS])
+
+    @property
+    def tower(self) -> Tower:
+        """The encoder of the documents, to be saved beside a student."""
+        settings = self.encoder.settings
+        return Tower(self.model.load(), self.model_folder.path, settings.document_tokens)
+
+    @property
+    def document_set(self) -> VectorSet:
+        """The same, to be made: they are the index of a student that has the teacher's document encoder."""
+        return self.vector_sets[DOCUMENTS]
 
     def signals(self, run: RunSpec) -> Callable[[Batch], Signals] | None:
         """What the teacher says of a batch; None where the loss asks nothing of it."""
         needs = run.teacher_needs
         if not needs:
             return None
-        if self._settings.encoder is None:
+        if not self._settings.encodes:
             return self._scored()
         queries = documents = None
         if needs & {SCORES, QUERIES}:
             queries = VectorsByRow(self.folders[QUERIES], self._training_queries)
         if needs & {SCORES, DOCUMENTS}:
-            documents = VectorsByRow(self.folders[DOCUMENTS])
+            documents = self.documents
 
         def say(batch: Batch) -> Signals:
             q = torch.from_numpy(queries.take(batch.queries)) if queries else None
@@ -242,7 +295,7 @@ class Teaching:
         """What it cost to ask the teacher, by stage of the store; nothing for scores that others made."""
         if self._settings.scores is not None:
             return {}
-        if self._settings.encoder is not None:
+        if self._settings.encodes:
             return {folder.name: embeddings.cost([folder], "teaching") for folder in self.folders.values()}
         return {self.folders[SCORES].name: pair_scoring.cost(self.folders[SCORES])}
 

@@ -115,6 +115,7 @@ def train(
     group: Group | None = None,
     signals: Callable[[Batch], Signals] | None = None,
     refresh: Callable[[int, BiEncoder, Group, TokenCount], NegativeSource] | None = None,
+    inherits: bool = False,
 ) -> None:
     """Minimise `loss` over the batches of `plan`; the trained weights are left in `encoder`.
 
@@ -127,11 +128,13 @@ def train(
             times a run without them.
         signals: what a teacher says of a whole batch.
         refresh: what the negatives of an epoch are drawn from, where the encoder in training has a say in it.
+        inherits: the documents' vectors are the teacher's, which `signals` has; queries alone are encoded.
 
     Raises:
         UserError: the loss is no longer finite.
     """
-    learner = _BiEncoderLearner(plan, tokens, encoder, loss, encoding, settings.activation_tokens, signals, refresh)
+    budget = settings.activation_tokens
+    learner = _BiEncoderLearner(plan, tokens, encoder, loss, encoding, budget, signals, refresh, inherits)
     fit(
         learner,
         plan,
@@ -231,13 +234,16 @@ def validation_points(total_steps: int, validations: int) -> list[int]:
     return sorted({math.ceil(total_steps * i / validations) for i in range(1, validations + 1)})
 
 
-def padding_share(plan: BatchPlan, tokens: Tokens, token_budget: int, workers: int, steps: int = 20) -> float:
+def padding_share(
+    plan: BatchPlan, tokens: Tokens, token_budget: int, workers: int, steps: int = 20, inherits: bool = False
+) -> float:
     """The share of padding in the chunks that the first worker encodes in the first steps."""
     count = TokenCount()
     for step in range(min(steps, plan.total_steps)):
         batch = _batch(plan, step, tokens, workers).part(0, workers)
         rows = np.unique(batch.queries), np.unique(batch.documents)
-        lengths = np.concatenate([tokens.queries.lengths[rows[0]], tokens.documents.lengths[rows[1]]])
+        parts = [tokens.queries.lengths[rows[0]], *([] if inherits else [tokens.documents.lengths[rows[1]]])]
+        lengths = np.concatenate(parts).astype(np.int64)
         for chunk in chunks(lengths, token_budget):
             count.tokens += int(lengths[chunk].sum())
             count.padded += len(chunk) * int(lengths[chunk[0]])
@@ -275,11 +281,12 @@ class _BiEncoderLearner:
         activation_tokens: int,
         signals: Callable[[Batch], Signals] | None,
         refresh: Callable[[int, BiEncoder, Group, TokenCount], NegativeSource] | None,
+        inherits: bool,
     ) -> None:
         self.modules: Mapping[str, nn.Module] = {"encoder": encoder, "loss": loss}
         self._plan, self._tokens, self._encoder, self._loss = plan, tokens, encoder, loss
         self._encoding, self._activation_tokens = encoding, activation_tokens
-        self._signals, self._refresh = signals, refresh
+        self._signals, self._refresh, self._inherits = signals, refresh, inherits
         self._epoch = -1
 
     def learn(self, step: int, group: Group) -> tuple[LossOutput, TokenCount]:
@@ -290,20 +297,30 @@ class _BiEncoderLearner:
             plan.negatives = self._refresh(self._epoch, self._encoder, group, count)
         whole = _batch(plan, step, tokens, group.size)
         batch, relevant = whole.part(group.rank, group.size), plan.relevant(whole)
+        documents = np.empty(0, np.int64) if self._inherits else batch.documents
         query_rows, query_index = np.unique(batch.queries, return_inverse=True)
-        doc_rows, doc_index = np.unique(batch.documents, return_inverse=True)
+        doc_rows, doc_index = np.unique(documents, return_inverse=True)
         sequences = tokens.queries.take(query_rows) + tokens.documents.take(doc_rows)
         cache = GradientCache(self._encoder, self._encoding, sequences, self._activation_tokens)
         index = torch.from_numpy(np.concatenate([query_index, len(query_rows) + doc_index])).to(cache.vectors.device)
         B, K = batch.negatives.shape
-        q, p, n = cache.vectors.index_select(0, index).split([B, B, B * K])
+        signals = self._signals(whole) if self._signals else None
+        vectors = cache.vectors.index_select(0, index)
+        q = vectors[:B]
+        if self._inherits:
+            assert signals is not None
+            assert signals.documents is not None
+            p, n = signals.documents.to(q).split([1, K], dim=1)
+            p = p[:, 0]
+        else:
+            p, n = (group.gather(each) for each in (vectors[B : 2 * B], vectors[2 * B :].view(B, K, -1)))
         embeddings = Embeddings(
             queries=group.gather(q),
-            positives=group.gather(p),
-            negatives=group.gather(n.view(B, K, -1)),
+            positives=p,
+            negatives=n,
             relevant=torch.from_numpy(relevant).to(q.device) if relevant.any() else None,
         )
-        output = self._loss(embeddings, self._signals(whole) if self._signals else None)
+        output = self._loss(embeddings, signals)
         output.loss.backward()
         cache.backward()
         group.sum_gradients(self._encoder.parameters())

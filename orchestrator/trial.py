@@ -14,34 +14,16 @@ from pathlib import Path
 
 from data import Stage
 from orchestrator.checkpoints import Checkpoints, system_errors
-from orchestrator.encoder import BiEncoder, save_encoder
+from orchestrator.encoder import BiEncoder, Tower, save_encoder, save_towers
 from orchestrator.group import Group
 from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.records import Progress, Trial, to_json, trial_from_json
 from orchestrator.refresh import Refresh
 from orchestrator.runs import RunSpec
 from orchestrator.training import Costs, train
-from orchestrator.workspace import Workspace
+from orchestrator.workspace import MODEL, Workspace
 
-VERSION = 4
 RECORD = "trial.json"
-MODEL = "model"
-
-
-def stage_of(workspace: Workspace, run: RunSpec) -> Stage:
-    """Where a run lives in the store: named by everything that its result depends on."""
-    workspace = workspace.learning_from(run.training.queries)
-    return workspace.store.stage(
-        "trials",
-        VERSION,
-        {
-            **workspace.training_inputs,
-            **(workspace.teaching.inputs(run) if workspace.teaching else {}),
-            "loss": run.loss,
-            "parameters": run.parameters,
-            "training": run.training.model_dump(exclude={"checkpoint_seconds", "queries"}),
-        },
-    )
 
 
 def run_trial(
@@ -53,8 +35,8 @@ def run_trial(
         report: called on every rank with each validated point, old ones first. It may raise to end the run early. The
             last point is reported when the trained encoder is in the store.
     """
-    group, workspace = group or Group(), workspace.learning_from(run.training.queries)
-    stage = stage_of(workspace, run)
+    group, workspace = group or Group(), workspace.for_run(run)
+    stage = workspace.trial(run)
     if not stage.done:
         if group.rank == 0:
             stage.build(lambda partial: _train(workspace, run, partial, report, group))
@@ -85,7 +67,9 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
             journal.append(Entry(point, costs))
         _pass_on(point, plan.total_steps, report)
 
-    encoder = workspace.load_encoder()
+    teaching = workspace.teaching
+    dimension = teaching.dimension_for(run) if teaching else None
+    encoder = workspace.load_encoder(dimension)
     encoding = workspace.encoding(run.training.precision, run.training.token_budget)
     train(
         plan,
@@ -98,8 +82,9 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
         report=on_progress,
         checkpoints=Checkpoints(partial / "checkpoints"),
         group=group,
-        signals=workspace.teaching.signals(run) if workspace.teaching else None,
+        signals=teaching.signals(run) if teaching else None,
         refresh=Refresh(workspace, partial, encoding) if workspace.sources.refreshed else None,
+        inherits=run.encoder.inherits,
     )
     if group.rank == 0:
         _save(workspace, encoder, record(run, journal.read(), "finished"), partial)
@@ -112,8 +97,13 @@ def _pass_on(point: Progress, total_steps: int, report: Callable[[Progress], Non
 
 
 def _save(workspace: Workspace, encoder: BiEncoder, trial: Trial, partial: Path) -> None:
-    max_tokens = workspace.experiment.encoder.document_tokens
-    save_encoder(encoder, partial / MODEL, tokenizer=workspace.model.path, max_tokens=max_tokens)
+    settings, folder = workspace.settings, partial / MODEL
+    if settings.inherits:
+        assert workspace.teaching is not None
+        queries = Tower(encoder, workspace.model.path, settings.query_tokens)
+        save_towers(queries, workspace.teaching.tower, folder)
+    else:
+        save_encoder(encoder, folder, tokenizer=workspace.model.path, max_tokens=settings.document_tokens)
     (partial / RECORD).write_text(json.dumps(to_json(trial)), encoding="utf-8")
     Checkpoints(partial / "checkpoints").clear()
     Refresh.clear(partial)

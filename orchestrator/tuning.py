@@ -18,7 +18,7 @@ from orchestrator.config import Experiment, RecipeSettings
 from orchestrator.journal import JOURNAL, Journal
 from orchestrator.records import Progress, Trial
 from orchestrator.runs import RunSpec
-from orchestrator.trial import read_trial, record, run_trial, stage_of
+from orchestrator.trial import read_trial, record, run_trial
 from orchestrator.workspace import Opened, Workspace
 
 METRIC = "validation"
@@ -46,7 +46,7 @@ def run_all(
 
     experiment = workspace.experiment
     held = tune.PlacementGroupFactory([_held(experiment, size)])
-    opened = tuple(workspace.learning_from(run.training.queries).opened for run in runs)
+    opened = tuple(workspace.for_run(run).opened for run in runs)
     arguments: dict[str, Any] = {"opened": opened, "size": size, "runs": tuple(runs)}
     if experiment.scaling.workers > 1:
         from orchestrator.distributed import DistributedTrial
@@ -86,7 +86,7 @@ def trials_of(workspace: Workspace, runs: Sequence[RunSpec]) -> tuple[Trial, ...
     """What the runs came to, from the store."""
 
     def trial(run: RunSpec) -> Trial:
-        stage = stage_of(workspace, run)
+        stage = workspace.trial(run)
         if stage.done:
             return read_trial(stage, run)
         return record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
@@ -150,7 +150,7 @@ def refusal(error: UserError, seen: int) -> dict[str, Any]:
     return {METRIC: 0.0, TIME: seen, "what": error.what, "where": error.where, "mend": error.mend, "done": True}
 
 
-@lru_cache(maxsize=3)  # one for each kind of queries that runs may learn from
+@lru_cache(maxsize=3)  # of the kinds of queries and the encoders that runs may have
 def worker_workspace(opened: Opened) -> Workspace:
     """The workspace of a training worker: everything is in the store by now. Kept for the process's next trial."""
     return Workspace.of(opened)

@@ -13,6 +13,7 @@ from orchestrator.encoding import Encoding, TokenCount
 from orchestrator.group import Group
 from orchestrator.measures import Run, evaluate, judgments, parse
 from orchestrator.search import search
+from orchestrator.search.vectors import Floats
 from orchestrator.training import Tokens, Validated
 
 MEASURE = "nDCG@10"
@@ -25,19 +26,23 @@ class Validator:
     Args:
         qrels: judgments of the validation queries; all their relevant documents are in the pool.
         pool: rows of the documents that are searched, sorted.
+        documents: their vectors (P, D), where the encoder in training does not make them.
     """
 
     tokens: Tokens
     qrels: Qrels
     pool: Rows
     encoding: Encoding
+    documents: Floats | None = None
 
     def __call__(self, encoder: BiEncoder, group: Group) -> Validated:
         """nDCG@10, and what this rank encoded for it."""
         count = TokenCount()
         query_rows = np.unique(self.qrels.query_row)
         queries = self._embed(encoder, self.tokens.queries.take(query_rows), group, count)
-        documents = self._embed(encoder, self.tokens.documents.take(self.pool), group, count)
+        documents = self.documents
+        if documents is None:
+            documents = self._embed(encoder, self.tokens.documents.take(self.pool), group, count)
         ids = [str(row) for row in self.pool]
         hits = search(queries, documents, depth=10, ids=ids)
         run = Run.of_hits([str(row) for row in query_rows], ids, hits.scores, hits.rows)

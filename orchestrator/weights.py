@@ -50,7 +50,9 @@ def keep(model: ModelFolder, store: Store) -> ModelFolder:
 
     def copy(partial: Path) -> None:
         for file in [*_weights(model.path), *_tokenizer(model.path)]:
-            shutil.copyfile(file, partial / file.name)
+            copied = partial / file.relative_to(model.path)
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copied)
 
     return replace(model, path=store.stage("encoders", VERSION, inputs).build(copy))
 
@@ -111,7 +113,9 @@ def _checked(path: Path, model: str) -> ModelFolder:
 def _weights(path: Path) -> tuple[Path, ...]:
     # The index is there where the weights are in several files, the other one where the model writes.
     others = (path / name for name in ("model.safetensors.index.json", "generation_config.json"))
-    return path / "config.json", *sorted(path.glob("*.safetensors")), *(file for file in others if file.is_file())
+    dense = sorted(path.glob("?_Dense/*.*"))  # maps of the pooled vector, as sentence-transformers saves them
+    own = sorted(path.glob("*.safetensors"))
+    return path / "config.json", *own, *(file for file in others if file.is_file()), *dense
 
 
 def _tokenizer(path: Path) -> tuple[Path, ...]:
@@ -123,7 +127,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "voc
 
 
 def _digest(files: tuple[Path, ...]) -> str:
-    return fingerprint({file.name: file_digest(file) for file in files})
+    root = files[0].parent
+    return fingerprint({str(file.relative_to(root)): file_digest(file) for file in files})
 
 
 def _from_hub_cache(model: str) -> Path | None:

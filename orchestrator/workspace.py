@@ -33,25 +33,29 @@ from data import (
 from data.collection import GENERATED
 from orchestrator import cluster
 from orchestrator.config import Experiment, TrainingSettings
-from orchestrator.config_schema import EncoderSettings, NegativesSettings
+from orchestrator.config_schema import TEACHER, EncoderSettings, NegativesSettings, StudentSettings
 from orchestrator.embeddings import Model, VectorSet, embed
-from orchestrator.encoder import BiEncoder, load_encoder, pad_id
+from orchestrator.encoder import QUERY_TOWER, BiEncoder, layers_of, load_encoder, pad_id, parameters
 from orchestrator.encoding import Encoding, device
 from orchestrator.generation import Generation
 from orchestrator.negatives import Sources
+from orchestrator.runs import RunSpec, runs_of
 from orchestrator.teaching import Taught, Teaching
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
 from orchestrator.weights import ModelFolder, keep, locate, placed
 
-VERSION = 2  # of the check of an encoder
+VERSION = 3  # of the check of an encoder
+TRIAL_VERSION = 5
+MODEL = "model"  # the folder of the trained encoder, in a trial's stage
 
 
 class EncoderFacts(NamedTuple):
-    """What loading an encoder tells: the most tokens that it takes, None where any number, and D."""
+    """What loading an encoder tells: the most tokens that it takes, None where any number, D, and its parameters."""
 
     max_tokens: int | None
     dimension: int
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Opened:
     candidates: tuple[Path, ...] = ()  # of those that are read from a file
     taught: Taught | None = None  # what the teacher said, where a recipe learns from one
     learns: str = "judged"  # from which queries
+    encoder: str = ""  # the settings of the one that is trained, as JSON
 
 
 class Workspace:
@@ -88,8 +93,11 @@ class Workspace:
         self.connect = connect
         self.on_shard = on_shard
         self.learns = "judged"
+        self.settings = StudentSettings(**experiment.encoder.model_dump())  # of the encoder that is trained
         self._origin: Workspace | None = None  # whose collection this one has
+        self._base: Workspace | None = None  # the same for the experiment's own encoder
         self._others: dict[str, Workspace] = {}
+        self._students: dict[str, Workspace] = {}
 
     @classmethod
     def of(cls, opened: Opened) -> Workspace:
@@ -98,11 +106,12 @@ class Workspace:
         workspace.learns = opened.learns
         workspace.store = Store(workspace.experiment.store, opened.root)
         workspace.collection = data.open_collection(opened.collection)
-        workspace.model = opened.model
         workspace.sources.open(opened.miners, opened.checkers, opened.candidates)
         if workspace.teaching and opened.taught:
             workspace.teaching.open(opened.taught)
-        return workspace
+        student = workspace.student(StudentSettings.model_validate_json(opened.encoder))
+        student.model = opened.model
+        return student
 
     @property
     def opened(self) -> Opened:
@@ -115,11 +124,22 @@ class Workspace:
         taught = self.teaching.taught if self.teaching else None
         sources = miners, checkers, candidates
         folder = self.collection.folder
-        return Opened(experiment.model_dump_json(), self.store.root, folder, self.model, *sources, taught, self.learns)
+        return Opened(
+            experiment.model_dump_json(),
+            self.store.root,
+            folder,
+            self.model,
+            *sources,
+            taught,
+            self.learns,
+            self.settings.model_dump_json(),
+        )
 
     @cached_property
     def collection(self) -> Collection:
         """The test collection, with the generated queries where these are learned from."""
+        if self._base is not None:
+            return self._base.collection
         if self._origin is not None:
             return self._origin.collection if self.learns == "judged" else self.generation.collection
         config = self.experiment.collection
@@ -128,6 +148,8 @@ class Workspace:
     @property
     def collected(self) -> bool:
         """Whether there is nothing to generate before the collection is there."""
+        if self._base is not None:
+            return self._base.collected
         return self.learns == "judged" or self._origin is None or self.generation.done
 
     def qrels(self, split: str, key: str) -> Qrels:
@@ -156,6 +178,8 @@ class Workspace:
     @cached_property
     def split(self) -> tuple[Qrels, Qrels]:
         """The training judgments in two parts: training and validation; generated queries are never in the second."""
+        if self._base is not None:
+            return self._base.split
         config = self.experiment.collection
         if config.train_split == config.test_split:
             raise UserError(
@@ -181,7 +205,7 @@ class Workspace:
             self.generation.check()
         for row in experiment.recipes:
             settings = experiment.training_for(row)
-            self.learning_from(settings.queries).steps(settings)
+            self.for_run(runs_of(experiment, row)[0]).steps(settings)
             if settings.batch_queries and settings.batch_queries % workers:
                 raise UserError(
                     f"a batch of {settings.batch_queries} cannot be shared equally by {workers} workers",
@@ -210,13 +234,16 @@ class Workspace:
         for workspace in self.learned_from:
             if workspace.teaching:
                 workspace.teaching.check()
+        for index, row in enumerate(self.experiment.recipes):
+            if row.encoder:
+                self.for_run(runs_of(self.experiment, row)[0]).check_own_encoder(f"recipes.{index}.encoder")
 
     def check_own_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
         with placed(key):
             longest = self.facts.max_tokens
         for name in ("query_tokens", "document_tokens"):
-            tokens = getattr(self.experiment.encoder, name)
+            tokens = getattr(self.settings, name)
             if longest is not None and tokens > longest:
                 raise UserError(
                     f"{tokens} tokens are more than the {longest} that this encoder takes",
@@ -227,16 +254,18 @@ class Workspace:
     @cached_property
     def facts(self) -> EncoderFacts:
         """What has to be known of the encoder. It is loaded to be asked, 3 s, once; then the store has it."""
+        model, layers = self._architecture
         inputs = {
-            "weights": self.model.fingerprint,
-            "tokenizer": self.model.tokenizer_fingerprint,
+            "weights": model.fingerprint,
+            "tokenizer": model.tokenizer_fingerprint,
             "transformers": version("transformers"),
-            **self.experiment.encoder.model_dump(exclude={"model", "query_tokens", "document_tokens"}),
+            **self.settings.model_dump(include={"pooling", "normalize", "dropout"}),
+            "layers": layers,
         }
 
         def ask(partial: Path) -> None:
-            encoder = self.load_encoder()
-            found = EncoderFacts(encoder.max_tokens, encoder.dimension)
+            encoder = self._load(model, layers)
+            found = EncoderFacts(encoder.max_tokens, encoder.dimension, parameters(encoder))
             (partial / "encoder.json").write_text(json.dumps(found._asdict()))
 
         folder = self.store.stage("encoder-checks", VERSION, inputs).build(ask)
@@ -244,43 +273,57 @@ class Workspace:
 
     @cached_property
     def model(self) -> ModelFolder:
-        """The encoder that training starts from, kept in the store."""
-        return keep(locate(self.experiment.encoder.model), self.store)
+        """The encoder that training starts from, kept in the store; the teacher's once that is trained."""
+        if self.settings.model == TEACHER and self.teaching:
+            return self.teaching.model_folder
+        return keep(locate(self.settings.model), self.store)
+
+    @property
+    def _architecture(self) -> tuple[ModelFolder, tuple[int, ...] | None]:
+        """What the encoder looks like: a folder and the layers of it; the folder of a teacher before it is trained."""
+        layers = self.settings.layers
+        if self.settings.model != TEACHER or not self.teaching:
+            return self.model, layers
+        teacher = self.teaching.encoder
+        return teacher.model, layers_of(teacher.settings.layers, layers)
+
+    @property
+    def _tokenized(self) -> dict[data.TextField, tuple[ModelFolder, int]]:
+        """With whose tokenizer queries and documents are tokenized, and where they are cut."""
+        of = self.teaching.encoder if self.settings.inherits and self.teaching else self
+        own = (self._architecture[0], self.settings.query_tokens)
+        return {"queries": own, "documents": (of._architecture[0], of.settings.document_tokens)}
 
     @property
     def token_stages(self) -> dict[str, Stage]:
         """Where the token ids of queries and documents are kept."""
-        encoder, tokenizer = self.experiment.encoder, self.model.tokenizer_fingerprint
         return {
-            "queries": data.tokens_stage(self.store, self.collection, "queries", tokenizer, encoder.query_tokens),
-            "documents": data.tokens_stage(
-                self.store, self.collection, "documents", tokenizer, encoder.document_tokens
-            ),
+            field: data.tokens_stage(self.store, self.collection, field, model.tokenizer_fingerprint, length)
+            for field, (model, length) in self._tokenized.items()
         }
 
     @cached_property
     def tokens(self) -> Tokens:
         """Token ids of all queries and documents."""
-        encoder = self.experiment.encoder
 
-        def shards(field: Any, max_tokens: int) -> data.TokenShards:
+        def shards(field: data.TextField, model: ModelFolder, max_tokens: int) -> data.TokenShards:
             return data.tokenize(
                 self.store,
                 self.collection,
                 field,
-                self.model.path,
-                self.model.tokenizer_fingerprint,
+                model.path,
+                model.tokenizer_fingerprint,
                 max_tokens,
                 self.connect,
                 on_shard=lambda done, total: self.on_shard(f"tokens of {field}", done, total),
             )
 
-        return Tokens(shards("queries", encoder.query_tokens), shards("documents", encoder.document_tokens))
+        return Tokens(**{field: shards(field, *how) for field, how in self._tokenized.items()})
 
     @cached_property
     def sources(self) -> Sources:
         """Where the negatives of the training queries come from."""
-        return Sources(self)
+        return self._base.sources if self._base is not None else Sources(self)
 
     @property
     def negatives(self) -> NegativeSource:
@@ -290,10 +333,12 @@ class Workspace:
     @cached_property
     def teaching(self) -> Teaching | None:
         """What the recipes learn from beside the collection; None where none of them has a teacher."""
+        if self._base is not None:
+            return self._base.teaching
         if self.experiment.teacher is None:
             return None
         teaching = Teaching(self, self.experiment.teacher)
-        return teaching if teaching.needs else None
+        return teaching if teaching.asked else None
 
     def with_encoder(self, encoder: EncoderSettings) -> Workspace:
         """The same collection and store with another encoder."""
@@ -305,8 +350,26 @@ class Workspace:
         other._origin = self
         return other
 
+    def for_run(self, run: RunSpec) -> Workspace:
+        """The same for the queries that a run learns from and the encoder that it trains."""
+        return self.learning_from(run.training.queries).student(run.encoder)
+
+    def student(self, settings: StudentSettings) -> Workspace:
+        """The same with another encoder to train: collection, negatives and teacher are shared."""
+        if settings == self.settings:
+            return self
+        if self._base is not None:
+            return self._base.student(settings)
+        name = settings.model_dump_json()
+        if name not in self._students:
+            other = self._students[name] = Workspace(self.experiment, self.connect, self.on_shard)
+            other.store, other.learns, other.settings, other._base = self.store, self.learns, settings, self
+        return self._students[name]
+
     def learning_from(self, queries: str) -> Workspace:
         """The same, learning from "judged" queries, from "generated" ones, or from "both"."""
+        if self._base is not None:
+            return self._base.learning_from(queries).student(self.settings)
         if queries == self.learns:
             return self
         if self.learns != "judged" and self._origin is not None:
@@ -322,6 +385,13 @@ class Workspace:
         experiment = self.experiment
         kinds = [experiment.training_for(row).queries for row in experiment.recipes] or ["judged"]
         return [self.learning_from(queries) for queries in dict.fromkeys(kinds)]
+
+    @property
+    def students(self) -> list[Workspace]:
+        """This one for every kind of queries and every encoder of a row, and the experiment's own encoder."""
+        experiment = self.experiment
+        trained = [self.for_run(runs_of(experiment, row)[0]) for row in experiment.recipes]
+        return list({id(each): each for each in [*self.learned_from, *trained]}.values())
 
     @cached_property
     def generation(self) -> Generation:
@@ -340,6 +410,8 @@ class Workspace:
     @cached_property
     def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Rows of the documents that validation queries are searched in: the relevant ones and BM25's best."""
+        if self._base is not None:
+            return self._base.pool
         config, (_, validation) = self.experiment.collection, self.split
         documents, size = self.collection.documents.num_rows, config.validation_pool
         if size is None or size >= documents:
@@ -392,31 +464,61 @@ class Workspace:
 
     def _tokens_of(self, examples: Examples, per_query: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Of each example; its negatives, which are not drawn yet, are taken to be of average length."""
+        if self.settings.inherits:
+            return self.tokens.queries.lengths[examples.query_rows].astype(np.int64)
         documents = self.tokens.documents.lengths
         negatives = math.ceil(per_query * float(documents.mean()))
         return self.tokens.queries.lengths[examples.query_rows] + documents[examples.positive_rows] + negatives
 
-    def load_encoder(self) -> BiEncoder:
-        """The encoder that training starts from."""
-        config = self.experiment.encoder
+    def load_encoder(self, dimension: int | None = None) -> BiEncoder:
+        """The encoder that training starts from; with a projection where its vectors are to have another dimension."""
+        layers = self.settings.layers
+        taught = self.settings.model == TEACHER and self.experiment.teacher
+        if taught and taught.encoder:  # as a row it has been saved with those layers alone that it keeps
+            layers = layers_of(taught.encoder.layers, layers)
+        encoder = self._load(self.model, layers)
+        if dimension is not None:
+            encoder.project(dimension, self.experiment.seed)
+        return encoder
+
+    def _load(self, model: ModelFolder, layers: tuple[int, ...] | None) -> BiEncoder:
+        config = self.settings
         return load_encoder(
-            self.model.path,
-            pooling=config.pooling,
-            normalize=config.normalize,
-            layers=tuple(config.layers) if config.layers is not None else None,
-            dropout=config.dropout,
+            model.path, pooling=config.pooling, normalize=config.normalize, layers=layers, dropout=config.dropout
         )
 
     @cached_property
     def starting_model(self) -> Model:
         """The same, to encode with."""
-        config = self.experiment.encoder
+        config = self.settings
         inputs = {
             "weights": self.model.fingerprint,
             **config.model_dump(include={"pooling", "normalize", "layers"}),
         }
-        layers = tuple(config.layers) if config.layers is not None else None
-        return Model(self.model.path, fingerprint(inputs), config.pooling, config.normalize, layers)
+        return Model(self.model.path, fingerprint(inputs), config.pooling, config.normalize, config.layers)
+
+    def trial(self, run: RunSpec) -> Stage:
+        """Where a run lives in the store: named by everything that its result depends on."""
+        workspace = self.for_run(run)
+        return workspace.store.stage(
+            "trials",
+            TRIAL_VERSION,
+            {
+                **workspace.training_inputs,
+                **(workspace.teaching.inputs(run) if workspace.teaching else {}),
+                "loss": run.loss,
+                "parameters": run.parameters,
+                "training": run.training.model_dump(exclude={"checkpoint_seconds", "queries"}),
+            },
+        )
+
+    def trained_model(self, run: RunSpec) -> Model:
+        """The encoder that a run leaves; of two towers, that of the queries."""
+        stage, encoder = self.trial(run), run.encoder
+        folder = stage.path / MODEL
+        return Model(
+            folder / QUERY_TOWER if encoder.inherits else folder, stage.fingerprint, encoder.pooling, encoder.normalize
+        )
 
     def encoding(self, precision: str, token_budget: int | None) -> Encoding:
         """How this process encodes: on its GPU if it was granted one."""
@@ -424,7 +526,11 @@ class Workspace:
 
     def validator(self, encoding: Encoding) -> Validator:
         """Scores an encoder on the validation part."""
-        return Validator(self.tokens, self.split[1], self.pool, encoding)
+        documents = None
+        if self.settings.inherits:
+            assert self.teaching is not None
+            documents = self.teaching.documents.take(self.pool)
+        return Validator(self.tokens, self.split[1], self.pool, encoding, documents)
 
     @cached_property
     def training_inputs(self) -> Mapping[str, Any]:
@@ -442,6 +548,7 @@ class Workspace:
             "seed": experiment.seed,
             "workers": experiment.scaling.workers,
             **({} if self.learns == "judged" else {"learns": self.learns}),
+            **({"document_encoder": TEACHER} if self.settings.inherits else {}),
         }
 
     @cached_property
@@ -450,5 +557,5 @@ class Workspace:
         return {
             "weights": self.model.fingerprint,
             "tokenizer": self.model.tokenizer_fingerprint,
-            **self.experiment.encoder.model_dump(exclude={"model"}),
+            **self.settings.model_dump(exclude={"model", "document_encoder"}),
         }

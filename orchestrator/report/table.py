@@ -1,8 +1,9 @@
 """The rows of a comparison: what each recipe reached, and what it cost to get there.
 
 Every cost is a query over the ledger: an entry belongs to the recipe that it names, and evaluation on the test split
-is left out because every recipe pays it alike. What it cost to ask a teacher is in the ledger once, and each recipe
-that learns from it is charged all of it: that is what it takes to train the recipe alone. The speed-up of a
+is left out because every recipe pays it alike. What it cost to ask a teacher, and to train it where it is a row, is in
+the ledger once, and each recipe that learns from it is charged all of it: that is what it takes to train the recipe
+alone. The speed-up of a
 parameter-free recipe over a tuned one is the device seconds of all runs that the tuned one needed, over those of all
 runs that the parameter-free one needed.
 """
@@ -32,8 +33,8 @@ class SpeedUp:
 @dataclass(frozen=True)
 class Row:
     """One recipe. `winner_seconds` and `all_seconds` are device seconds of the winning run and of all its runs, with
-    `teacher_seconds`, what it took to ask the teacher that it learns from, and `generation_seconds`, what it took to
-    make the queries that it learns from beside those that people asked, or in their place (`queries`).
+    `teacher_seconds`, what it took to train and ask the teacher that it learns from, and `generation_seconds`, what it
+    took to make the queries that it learns from beside those that people asked, or in their place (`queries`).
 
     `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on.
     """
@@ -69,7 +70,7 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """One row per result, in the order of the comparison."""
-    plain = [_row(result, comparison.costs) for result in comparison.results]
+    plain = [_row(result, comparison.costs, comparison.teacher) for result in comparison.results]
     rivals = [row for row in plain if row.kind in ("tuned", "fixed")]
     return [
         dataclasses.replace(row, speed_ups=tuple(_speed_ups(row, rivals, comparison.measures[0])))
@@ -98,7 +99,7 @@ def total(costs: Iterable[Cost]) -> Cost:
     return sum_
 
 
-def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
+def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None) -> Row:
     shared = {"teaching"} if result.taught else set()
     shared |= {"generation"} if result.queries != "judged" else set()
     own = [
@@ -107,6 +108,9 @@ def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
         if (cost.recipe == result.name and cost.stage != "evaluation")
         or (cost.stage in shared and (not cost.queries or result.queries in cost.queries))
     ]
+    asked = [cost for cost in own if cost.stage == "teaching"]
+    trained_by = teacher if result.taught else None
+    training = [cost for cost in costs if trained_by and cost.recipe == trained_by and cost.stage != "evaluation"]
     winner = result.winning_trial
     states = [trial.state for trial in result.trials]
     return Row(
@@ -116,11 +120,11 @@ def _row(result: Result, costs: tuple[Cost, ...]) -> Row:
         knobs=tuple(winner.parameters.items()) if winner else (),
         measures=result.measures,
         winner_seconds=sum(cost.device_seconds for cost in own if winner and cost.trial == winner.name),
-        all_seconds=sum(cost.device_seconds for cost in own),
+        all_seconds=sum(cost.device_seconds for cost in (*own, *training)),
         finished=states.count("finished"),
         stopped=states.count("stopped"),
         devices=tuple(sorted({cost.device for cost in own})),
-        teacher_seconds=sum(cost.device_seconds for cost in own if cost.stage == "teaching"),
+        teacher_seconds=sum(cost.device_seconds for cost in (*asked, *training)),
         generation_seconds=sum(cost.device_seconds for cost in own if cost.stage == "generation"),
         queries=result.queries,
     )

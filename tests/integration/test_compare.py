@@ -23,9 +23,7 @@ from in_mlflow import MEASURES, ROWS, TRIALS, check_mlflow, runs_in
 from orchestrator import cli
 from orchestrator.config import load
 from orchestrator.embeddings import VectorSet
-from orchestrator.evaluation import trained_model
 from orchestrator.runs import runs_of
-from orchestrator.trial import stage_of
 from orchestrator.workspace import Workspace
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -249,7 +247,7 @@ def test_export(stillhouse: Any, finished: Flow, tmp_path: Path) -> None:
     vectors = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts)
     # The same vectors as those that the evaluation searched.
     (run,) = runs_of(workspace.experiment, workspace.experiment.recipes[1])
-    model = trained_model(workspace, stage_of(workspace, run))
+    model = workspace.trained_model(run)
     stage = VectorSet(model, workspace.tokens.documents, "fp32").stage(workspace.store)
     table = pa.ipc.open_file(pa.memory_map(str(stage.path / "part-00000.arrow"))).read_all()
     assert np.allclose(vectors, np.array(table["vector"].to_pylist()), atol=1e-5)

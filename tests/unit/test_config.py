@@ -118,7 +118,9 @@ def test_minimal_experiment_has_every_default():
             "validations": 4,
             "checkpoint_seconds": 300.0,
         },
-        "recipes": ({"recipe": "arm-adaptive", "name": "arm-adaptive", "loss": {}, "training": {}, "tune": None},),
+        "recipes": (
+            {"recipe": "arm-adaptive", "name": "arm-adaptive", "loss": {}, "encoder": {}, "training": {}, "tune": None},
+        ),
         "evaluation": {"measures": ("nDCG@10", "RR@10", "R@100"), "index": "Flat", "depth": None},
         "scaling": {"workers": 1, "gpus_per_worker": 0.0, "cpus_per_worker": None},
         "tracking": {"uri": "sqlite:///stillhouse.db", "experiment": "small"},
@@ -581,9 +583,9 @@ CROSS = "{cross_encoder: {model: m}}"
          "x.yaml:13: recipes.2: score-kl takes a softmax over a teacher's scores, and these are probabilities, not "
          "logits. Take another teacher."),
         ("margin-mse", ["teacher={}"],
-         "--set teacher: names no teacher. Give one of encoder, cross_encoder and scores."),
+         "--set teacher: names no teacher. Give one of encoder, row, cross_encoder and scores."),
         ("margin-mse", [f"teacher={ENCODER}", "teacher.cross_encoder={model: c}"],
-         "--set teacher: names encoder and cross_encoder. Give one of encoder, cross_encoder and scores."),
+         "--set teacher: names encoder and cross_encoder. Give one of encoder, row, cross_encoder and scores."),
         ("margin-mse", ["teacher={scores: {path: s, space: logits}}"],
          '--set teacher.scores.space: must be "logit", "probability", "cosine" or "dot", not "logits". Did '
          'you mean "logit"?'),

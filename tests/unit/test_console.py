@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator import console as module
 from orchestrator.config import TrainingSettings
+from orchestrator.config_schema import StudentSettings
 from orchestrator.console import Display
 from orchestrator.journal import Entry
 from orchestrator.records import Cost, Progress
@@ -22,6 +23,7 @@ RUN = RunSpec(
     parameters={"target": 0.3},
     knobs={"target": 0.3},
     training=TrainingSettings(),
+    encoder=StudentSettings(model="m"),
 )
 
 

@@ -17,7 +17,7 @@ from orchestrator import cluster, embeddings, shards
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import load
 from orchestrator.embeddings import VectorsByRow, VectorSet, embed
-from orchestrator.evaluation import evaluate_all
+from orchestrator.evaluation import evaluate_all, untrained
 from orchestrator.workspace import Workspace
 
 
@@ -154,7 +154,7 @@ def test_the_evaluation_encodes_its_queries_in_fp32(workspace: Workspace, monkey
     monkeypatch.setattr(cluster, "resources", lambda: Resources(1, 0.0, 1, 0.0))
     training = workspace.experiment.training.model_copy(update={"precision": "bf16"})
     workspace = Workspace(workspace.experiment.model_copy(update={"training": training}))
-    evaluate_all(workspace, {"untrained": workspace.starting_model})
+    evaluate_all(workspace, {"untrained": untrained(workspace)})
     rows = np.unique(workspace.test_qrels.query_row)
     for tokens, chosen, precision in (("documents", None, "bf16"), ("queries", rows, "fp32")):
         wanted = VectorSet(workspace.starting_model, getattr(workspace.tokens, tokens), precision, None, chosen)

@@ -20,9 +20,9 @@ from data.care import entries
 from data.store import verify
 from orchestrator import cluster
 from orchestrator.cluster import Resources
-from orchestrator.evaluation import evaluate_all, trained_model
-from orchestrator.trial import MODEL, run_trial, stage_of
-from orchestrator.workspace import Workspace
+from orchestrator.evaluation import evaluate_all, trained, untrained
+from orchestrator.trial import run_trial
+from orchestrator.workspace import MODEL, Workspace
 
 STEP = 24  # kB
 
@@ -80,9 +80,9 @@ def test_whatever_is_being_made(
         workspace.check_encoder()
         run = run_of(workspace.experiment)
         run_trial(workspace, run, lambda point: None)
-        trial = stage_of(workspace, run)
-        models = {"untrained": workspace.starting_model, "trained": trained_model(workspace, trial)}
-        evaluated = evaluate_all(workspace, models)
+        trial = workspace.trial(run)
+        rows = {"untrained": untrained(workspace), "trained": trained(workspace, run)}
+        evaluated = evaluate_all(workspace, rows)
         weights = load_file(trial.path / MODEL / "model.safetensors")
         return {row: value.per_query for row, value in evaluated.items()}, weights
 

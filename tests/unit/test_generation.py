@@ -28,7 +28,7 @@ from orchestrator.plan import describe
 from orchestrator.report import wording
 from orchestrator.runs import runs_of
 from orchestrator.teaching import Teaching
-from orchestrator.trial import run_trial, stage_of
+from orchestrator.trial import run_trial
 from orchestrator.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_cpu")
@@ -297,10 +297,10 @@ def test_who_learns_from_what(generating: Make) -> None:
 def test_runs_on_judged_queries_are_what_they_were(generating: Make, experiment: Callable[..., Any]) -> None:
     with_them, rows = generating("{generator: title}"), "recipes=[arm-adaptive]"
     without = Workspace(experiment(rows))
-    ours, theirs = (stage_of(w, runs_of(w.experiment, w.experiment.recipes[0])[0]) for w in (with_them, without))
+    ours, theirs = (w.trial(runs_of(w.experiment, w.experiment.recipes[0])[0]) for w in (with_them, without))
     assert ours.fingerprint == theirs.fingerprint
     runs = [runs_of(with_them.experiment, row)[0] for row in with_them.experiment.recipes]
-    assert len({stage_of(with_them, run).fingerprint for run in runs}) == 3
+    assert len({with_them.trial(run).fingerprint for run in runs}) == 3
 
 
 def test_a_worker_trains_on_them_from_the_store_alone(
@@ -313,14 +313,14 @@ def test_a_worker_trains_on_them_from_the_store_alone(
     run = runs_of(workspace.experiment, workspace.experiment.recipes[1])[0]
     learning = workspace.learning_from("both")
     learning.negatives, learning.pool, learning.tokens  # noqa: B018
-    opened, expected = learning.opened, stage_of(workspace, run).fingerprint
+    opened, expected = learning.opened, workspace.trial(run).fingerprint
     shutil.rmtree(collection)
     worker = Workspace.of(opened)
-    assert stage_of(worker, run).fingerprint == expected
+    assert worker.trial(run).fingerprint == expected
     assert worker.learning_from("both") is worker
     points: list[Any] = []
     run_trial(worker, run, points.append)
-    assert stage_of(worker, run).done
+    assert worker.trial(run).done
     assert len(points) == 2
 
 

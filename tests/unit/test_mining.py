@@ -16,7 +16,7 @@ from data import PooledNegatives, UserError
 from data.store import manifest
 from orchestrator import shards
 from orchestrator.config import load
-from orchestrator.evaluation import evaluate_all
+from orchestrator.evaluation import evaluate_all, untrained
 from orchestrator.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_cpu")
@@ -107,7 +107,7 @@ def test_the_evaluation_reads_the_vectors_that_were_mined_with(mined: Any, monke
         run_shards(missing, *arguments, **named)
 
     monkeypatch.setattr(shards, "run_shards", counted)
-    evaluate_all(workspace, {"untrained": workspace.starting_model})
+    evaluate_all(workspace, {"untrained": untrained(workspace)})
     assert len(made) == 1  # the test queries
     documents, queries, search = workspace.sources.costs.values()
     assert [cost.stage for cost in (documents, queries, search)] == ["mining"] * 3

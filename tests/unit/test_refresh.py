@@ -19,7 +19,7 @@ from orchestrator.encoding import TokenCount
 from orchestrator.group import Group
 from orchestrator.refresh import Refresh
 from orchestrator.runs import runs_of
-from orchestrator.trial import read_trial, run_trial, stage_of
+from orchestrator.trial import read_trial, run_trial
 from orchestrator.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_cpu")
@@ -37,7 +37,7 @@ def make(tmp_path: Path, tiny_collection: Path, tiny_model: Path) -> Any:
 def run(workspace: Workspace, report: Any = lambda point: None) -> Any:
     spec = runs_of(workspace.experiment, workspace.experiment.recipes[0])[0]
     run_trial(workspace, spec, report)
-    return read_trial(stage_of(workspace, spec), spec)
+    return read_trial(workspace.trial(spec), spec)
 
 
 def test_the_ranking_is_that_of_the_encoder_as_it_is(make: Any, tmp_path: Path) -> None:
@@ -79,6 +79,25 @@ def test_a_run_that_refreshes_is_another_run_and_pays_for_it(make: Any) -> None:
     assert refreshed.costs[0].tokens > plain.costs[0].tokens + 3 * 60 * 5
     assert refreshed.costs[0].flops > plain.costs[0].flops
     assert not list(Path(refreshed.model).parent.glob("mined-*"))
+
+
+def test_a_student_with_its_teachers_documents_searches_the_teachers_vectors(
+    make: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    row = "{recipe: infonce, loss: {temperature: 0.1}, encoder: {layers: [0], document_encoder: teacher}}"
+    teacher = f"teacher={{encoder: {{model: {tiny_model}, query_tokens: 16, document_tokens: 24}}}}"
+    base = make(MINED % 1, f"recipes=[{row}]", teacher)
+    base.teaching.make()
+    student = base.for_run(runs_of(base.experiment, base.experiment.recipes[0])[0])
+    encoder, encoding, count = student.load_encoder(), student.encoding("fp32", None), TokenCount()
+    found = Refresh(student, tmp_path / "run", encoding)(1, encoder, Group(), count)
+    queries = student.sources.queries
+    q = encoding.embed(encoder, student.tokens.queries.take(queries)).numpy()
+    d = encoding.embed(base.load_encoder(), student.tokens.documents.take(range(60))).numpy()
+    for line, pool in zip(q @ d.T, found.pools[0].rows, strict=True):
+        best = np.argsort(-line, kind="stable")[1:12].tolist()
+        assert [row for row in pool.tolist() if row >= 0] == [row for row in best if row in pool]
+    assert count.tokens == student.tokens.queries.lengths[queries].sum()
 
 
 class KilledError(BaseException):

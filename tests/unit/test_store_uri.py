@@ -13,9 +13,9 @@ import tiny_flow
 from data import Store, UserError
 from orchestrator import cluster, trial
 from orchestrator.config import load
-from orchestrator.evaluation import evaluate_all, trained_model
+from orchestrator.evaluation import evaluate_all, trained
 from orchestrator.runs import runs_of
-from orchestrator.trial import read_trial, run_trial, stage_of
+from orchestrator.trial import read_trial, run_trial
 from orchestrator.workspace import Workspace
 
 
@@ -39,7 +39,7 @@ def test_what_one_machine_has_trained_another_evaluates(experiment: Any, monkeyp
     points: list[Any] = []
     run_trial(one, run, points.append)
     assert len(points) == 2
-    measured = evaluate_all(one, {"arm-adaptive": trained_model(one, stage_of(one, run))})
+    measured = evaluate_all(one, {"arm-adaptive": trained(one, run)})
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError
@@ -50,10 +50,10 @@ def test_what_one_machine_has_trained_another_evaluates(experiment: Any, monkeyp
     run_trial(two, run, again.append)
     assert again == points
     assert [path.name for path in two.store.root.iterdir() if path.name == "trials"] == ["trials"]
-    trained = stage_of(two, run)
-    assert read_trial(trained, run).curve == read_trial(stage_of(one, run), run).curve
-    assert trained.path.is_relative_to(two.store.root)
-    found = evaluate_all(two, {"arm-adaptive": trained_model(two, trained)})
+    stage = two.trial(run)
+    assert read_trial(stage, run).curve == read_trial(one.trial(run), run).curve
+    assert stage.path.is_relative_to(two.store.root)
+    found = evaluate_all(two, {"arm-adaptive": trained(two, run)})
     assert found["arm-adaptive"].measures == measured["arm-adaptive"].measures
     assert found["arm-adaptive"].per_query == measured["arm-adaptive"].per_query
 

@@ -23,7 +23,7 @@ from orchestrator.config import load
 from orchestrator.journal import JOURNAL
 from orchestrator.pair_scoring import ScoreShard
 from orchestrator.runs import RunSpec, runs_of
-from orchestrator.trial import read_trial, run_trial, stage_of
+from orchestrator.trial import read_trial, run_trial
 from orchestrator.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_cpu")
@@ -108,7 +108,7 @@ def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(taught: Make, re
     assert workspace.teaching is not None
     workspace.teaching.make()
     run_trial(workspace, run, points.append)
-    trial = read_trial(stage_of(workspace, run), run)
+    trial = read_trial(workspace.trial(run), run)
     assert len(trial.curve) == 8
     assert max(point.loss for point in trial.curve) < 1e-5
 
@@ -233,7 +233,7 @@ def test_a_worker_reads_the_store_and_nothing_else(
         for step in (0, 5):
             said = [signals(each, 0, step)[1].scores for each in (workspace, there)]
             torch.testing.assert_close(*said, atol=0, rtol=0)
-        assert stage_of(there, run).fingerprint == stage_of(workspace, run).fingerprint
+        assert there.trial(run).fingerprint == workspace.trial(run).fingerprint
 
 
 def test_scores_that_others_made(taught: Make, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> N
     assert workspace.teaching.in_words == f"scores of the pairs that training meets, {tmp_path}/scored (dot)"
     run = run_of(workspace)
     run_trial(workspace, run, lambda point: None)
-    assert stage_of(Workspace.of(workspace.opened), run).done
+    assert Workspace.of(workspace.opened).trial(run).done
     random = taught("{{scores: {{space: dot}}}}", "[margin-mse]", *settings[:2], "encoder.normalize=false")
     with pytest.raises(UserError, match=r"^teacher.scores: \d+ of the \d+ pairs that training meets have no score"):
         random.teaching.make()
@@ -294,7 +294,7 @@ def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> N
 def test_a_run_is_named_by_its_teacher_where_it_has_one(taught: Make) -> None:
     recipes = "[margin-mse, arm-adaptive]"
     fingerprints = [
-        [stage_of(workspace, run_of(workspace, row)).fingerprint for row in (0, 1)]
+        [workspace.trial(run_of(workspace, row)).fingerprint for row in (0, 1)]
         for workspace in (
             taught("encoder", recipes, "encoder.normalize=false"),
             taught("cross", recipes, "encoder.normalize=false"),
@@ -303,7 +303,7 @@ def test_a_run_is_named_by_its_teacher_where_it_has_one(taught: Make) -> None:
     assert fingerprints[0][0] != fingerprints[1][0]
     assert fingerprints[0][1] == fingerprints[1][1]
     alone = taught(None, "[arm-adaptive]", "encoder.normalize=false")
-    assert stage_of(alone, run_of(alone)).fingerprint == fingerprints[0][1]
+    assert alone.trial(run_of(alone)).fingerprint == fingerprints[0][1]
     assert taught("encoder", "[arm-adaptive]").teaching is None  # nobody learns from it
 
 
@@ -339,24 +339,10 @@ def test_teachers_that_are_refused(taught: Make, teacher: str, recipe: str, sett
     assert str(refused.value).startswith(message)
 
 
-def test_vectors_of_another_dimension_are_refused(taught: Make, tmp_path: Path, tiny_model: Path) -> None:
-    other = tmp_path / "wide"
-    shutil.copytree(tiny_model, other)
-    settings = transformers.BertConfig.from_pretrained(tiny_model)
-    settings.hidden_size = 48
-    transformers.BertModel(settings).save_pretrained(other)
-    teacher = f"{{{{encoder: {{{{model: {other}, query_tokens: 16, document_tokens: 24}}}}}}}}"
-    taught(teacher, "[margin-mse]").check_encoder()
-    with pytest.raises(UserError) as refused:
-        taught(teacher, "[embedding-matching]").check_encoder()
-    what = "teacher.encoder.model: vectors of 48 dimensions cannot be matched by an encoder of 32."
-    assert str(refused.value).startswith(what)
-
-
 def test_the_journal_has_what_the_loss_says_of_the_teacher(taught: Make) -> None:
     workspace = taught("encoder", "[margin-mse]")
     workspace.teaching.make()
     run = run_of(workspace)
     run_trial(workspace, run, lambda point: None)
-    lines = (stage_of(workspace, run).path / JOURNAL).read_text().splitlines()
+    lines = (workspace.trial(run).path / JOURNAL).read_text().splitlines()
     assert {"margin", "target", "agreement"} == set(json.loads(lines[-1])["point"]["diagnostics"])

@@ -232,7 +232,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [*LOSSES, "resumed"])
 def test_two_ranks_follow_the_curve_of_one(two: Path, tmp_path: Path, name: str) -> None:
     loss, recorder = ranks.build(*LOSSES[name if name in LOSSES else "infonce"]), Recorder()
-    trained = run(loss, tmp_path, recorder, of=plan(K=2))
+    trained = run(loss, tmp_path, recorder, of=plan(K=2), inherits=name == "inherited")
     curve = [point.loss for point in recorder.points]
     assert len(set(curve)) == 6
     found = [json.loads((two / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]

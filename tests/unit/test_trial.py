@@ -31,9 +31,9 @@ from orchestrator.journal import Entry, Journal
 from orchestrator.records import Cost, Progress, Trial
 from orchestrator.runs import runs_of
 from orchestrator.training import train
-from orchestrator.trial import MODEL, RECORD, read_trial, record, run_trial, stage_of
+from orchestrator.trial import RECORD, read_trial, record, run_trial
 from orchestrator.tuning import trials_of
-from orchestrator.workspace import Workspace
+from orchestrator.workspace import MODEL, Workspace
 
 Make = Callable[..., Workspace]
 
@@ -84,7 +84,7 @@ def finished(workspace: Workspace, report: Report) -> tuple[Trial, dict[str, Any
     """Run to the end; its record and the trained weights."""
     run = run_of(workspace.experiment)
     run_trial(workspace, run, report)
-    trial = read_trial(stage_of(workspace, run), run)
+    trial = read_trial(workspace.trial(run), run)
     assert trial.model is not None
     return trial, load_file(Path(trial.model) / "model.safetensors")
 
@@ -126,7 +126,7 @@ def test_what_a_run_leaves(make: Make) -> None:
         (stage, "arm-adaptive", "arm-adaptive") for stage in ("training", "validation")
     ]
     assert trial.costs[0].examples == 24
-    folder = stage_of(workspace, run_of(workspace.experiment)).path
+    folder = workspace.trial(run_of(workspace.experiment)).path
     assert {path.name for path in folder.iterdir()} == {"journal.jsonl", MODEL, RECORD, "manifest.json"}
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     assert [line["point"] for line in lines] == [asdict(point) for point in trial.curve]
@@ -156,7 +156,7 @@ def test_what_a_run_leaves(make: Make) -> None:
 def test_the_last_point_waits_for_the_trained_encoder(make: Make) -> None:
     workspace = make()
     run = run_of(workspace.experiment)
-    stage, there = stage_of(workspace, run), []
+    stage, there = workspace.trial(run), []
     run_trial(workspace, run, lambda point: there.append((point.step, stage.done)))
     assert there == [(2, False), (4, False), (6, True)]
 
@@ -258,7 +258,7 @@ def test_a_real_kill(make: Make) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)])}
     killed = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    stage = stage_of(workspace, run_of(workspace.experiment))
+    stage = workspace.trial(run_of(workspace.experiment))
     assert not stage.done
     journal = stage.partial / "journal.jsonl"
     reported = Journal(journal).tail(0)[0]
@@ -274,7 +274,7 @@ def test_a_real_kill(make: Make) -> None:
 
 def test_a_stage_is_named_by_what_its_result_depends_on(make: Make) -> None:
     def fingerprint(workspace: Workspace, **changes: Any) -> str:
-        return stage_of(workspace, replace(run_of(workspace.experiment), **changes)).fingerprint
+        return workspace.trial(replace(run_of(workspace.experiment), **changes)).fingerprint
 
     base, settings = make(), make().experiment.training
     same = [
@@ -292,7 +292,7 @@ def test_a_stage_is_named_by_what_its_result_depends_on(make: Make) -> None:
         fingerprint(base, training=settings.model_copy(update={"learning_rate": 2e-3})),
         fingerprint(base, training=settings.model_copy(update={"validations": 2})),
         fingerprint(Workspace(seed)),
-        *(stage_of(base, run).fingerprint for run in runs_of(base.experiment, base.experiment.recipes[1])),
+        *(base.trial(run).fingerprint for run in runs_of(base.experiment, base.experiment.recipes[1])),
     ]
     assert len({same[0], *others}) == 1 + len(others)
 

@@ -14,6 +14,7 @@ import pytest
 from data import Stage, Store
 from orchestrator import watch as module
 from orchestrator.config import TrainingSettings
+from orchestrator.config_schema import StudentSettings
 from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec
@@ -21,7 +22,15 @@ from orchestrator.watch import Watch
 
 
 def run(name: str) -> RunSpec:
-    return RunSpec(row=name, recipe=name, loss="infonce", parameters={}, knobs={}, training=TrainingSettings())
+    return RunSpec(
+        row=name,
+        recipe=name,
+        loss="infonce",
+        parameters={},
+        knobs={},
+        training=TrainingSettings(),
+        encoder=StudentSettings(model="m"),
+    )
 
 
 def entry(step: int) -> Entry:

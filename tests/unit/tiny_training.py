@@ -42,6 +42,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "margin-mse": ("margin-mse", {}),
     "score-kl": ("score-kl", {"in_batch": True}),
     "matching": ("embedding-matching", {}),
+    "inherited": ("infonce", {"temperature": 0.1}),  # queries alone are encoded
 }
 
 
@@ -127,6 +128,7 @@ def run(
     group: Group | None = None,
     of: BatchPlan | None = None,
     validate: Callable[[BiEncoder, Group], Validated] = lambda encoder, group: VALIDATED,
+    inherits: bool = False,
     **changes: Any,
 ) -> BiEncoder:
     """Train; the trained encoder."""
@@ -142,7 +144,8 @@ def run(
         report=recorder,
         checkpoints=Checkpoints(folder),
         group=group,
-        signals=signals if "teacher_documents" in loss.needs or "teacher_scores" in loss.needs else None,
+        signals=signals if inherits or loss.needs & {"teacher_documents", "teacher_scores"} else None,
+        inherits=inherits,
     )
     return trained
 
@@ -158,7 +161,8 @@ def curves(group: Group, folder: Path) -> None:
     """Rank task: every loss trained, then one stopped and resumed, and a validation."""
     for name in LOSSES:
         loss, recorder = ranks.build(*LOSSES[name]), Recorder()
-        trained = run(loss, folder / f"none-{name}", recorder, group=group, of=plan(K=2))
+        inherits = name == "inherited"
+        trained = run(loss, folder / f"none-{name}", recorder, group=group, of=plan(K=2), inherits=inherits)
         write(folder / f"{name}-{group.rank}", trained, loss, recorder)
     for attempt in (3, None):  # stopped in its third report; then to the end
         loss, recorder = ranks.build(*LOSSES["infonce"]), Recorder(attempt)
