@@ -129,6 +129,9 @@ class Loss(nn.Module, ABC):
         """How many negatives a query meets in a batch of B queries with K negatives each, its own K included."""
         return K
 
+    def at(self, progress: float) -> None:
+        """Told before each step what share of the training is over, in [0, 1): for weights that change on the way."""
+
     def misfit(self, teacher: Space, student: Space) -> str | None:
         """What this loss would do with a teacher's scores and a student's that makes no sense; None where it does.
 
@@ -138,6 +141,9 @@ class Loss(nn.Module, ABC):
 
     def forward(self, embeddings: Embeddings, signals: Signals | None = None) -> LossOutput:
         """Check what the loss needs, then compute it in float32 or better, under autocast too.
+
+        Whatever the loss, the diagnostics have the embedding misalignments of Kim et al. 2023, Theorem 3.1, where a
+        teacher has vectors of the same dimension: the mean ||x - x'|| of queries and of documents.
 
         Raises ValueError naming what the loss needs and did not get.
         """
@@ -153,11 +159,24 @@ class Loss(nn.Module, ABC):
             raise ValueError(f'the loss "{self.name}" needs {", ".join(missing)}, and the batch has none')
         # Autocast would lower the products of the similarities to bfloat16, whose steps near 1 are 0.004 wide.
         with torch.autocast(embeddings.queries.device.type, enabled=False):
-            return self.compute(embeddings.full_precision(), signals)
+            embeddings = embeddings.full_precision()
+            found = self.compute(embeddings, signals)
+            return found._replace(diagnostics=found.diagnostics | _misalignments(embeddings, signals))
 
     @abstractmethod
     def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
         """The loss itself, on float32 or float64 embeddings."""
+
+
+@torch.no_grad()
+def _misalignments(embeddings: Embeddings, signals: Signals) -> dict[str, Tensor]:
+    q, found = embeddings.queries, {}
+    if signals.queries is not None and signals.queries.shape == q.shape:
+        found["query_misalignment"] = (q - signals.queries.to(q)).norm(dim=-1).mean()
+    d = torch.cat([embeddings.positives[:, None], embeddings.negatives], dim=1)
+    if signals.documents is not None and signals.documents.shape == d.shape:
+        found["document_misalignment"] = (d - signals.documents.to(d)).norm(dim=-1).mean()
+    return found
 
 
 def mean(x: Tensor, kept: Tensor | None = None, dim: int | tuple[int, ...] | None = None) -> Tensor:

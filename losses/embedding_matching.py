@@ -27,8 +27,7 @@ class EmbeddingMatching(Loss):
         distance: "norm" ||x - x'||, the paper's; "squared" ||x - x'||²; "cosine" 1 - cos(x, x').
 
     Takes queries (B, D), positives (B, D), negatives (B, K, D), K >= 0, and of a teacher queries (B, D), documents
-    (B, 1 + K, D) in the same dimension. Diagnostics: the embedding misalignments of the paper's Theorem 3.1, mean
-    ||x - x'|| of queries and of documents.
+    (B, 1 + K, D) in the same dimension.
 
     Raises ValueError for an unknown word, and where the dimensions differ.
     """
@@ -47,20 +46,19 @@ class EmbeddingMatching(Loss):
     def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
         """The loss of a batch."""
         q, p, n = embeddings.queries, embeddings.positives, embeddings.negatives
-        pairs = {}
+        pairs = []
         if self.side != "document" and signals.queries is not None:
-            pairs["query"] = q[:, None], signals.queries[:, None]
+            pairs.append((q[:, None], signals.queries[:, None]))
         if self.side != "query" and signals.documents is not None:
-            pairs["document"] = torch.cat([p[:, None], n], dim=1), signals.documents
-        per_example, misalignment = q.new_zeros(len(q)), {}
-        for side, (x, given) in pairs.items():
+            pairs.append((torch.cat([p[:, None], n], dim=1), signals.documents))
+        per_example = q.new_zeros(len(q))
+        for x, given in pairs:
             if given.shape[-1] != x.shape[-1]:
                 dimensions = given.shape[-1], x.shape[-1]
                 raise ValueError("the teacher's vectors have {} dimensions and the student's {}".format(*dimensions))
             teacher = given.to(x)
             per_example = per_example + self._distance(x, teacher).mean(dim=1)
-            misalignment[f"{side}_misalignment"] = (x - teacher).norm(dim=-1).mean()
-        return output(per_example, **misalignment)
+        return output(per_example)
 
     def _distance(self, x: Tensor, teacher: Tensor) -> Tensor:
         """Of vectors (B, C, D) from a teacher's: (B, C)."""

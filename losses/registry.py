@@ -5,13 +5,16 @@ import inspect
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from losses.composite import Composite, Matryoshka, WeightedSum
 from losses.contract import Loss
 from losses.embedding_matching import EmbeddingMatching
 from losses.infonce import InfoNCE
+from losses.listnet import ListNet
 from losses.margin import Margin
 from losses.margin_mse import MarginMSE
 from losses.pair_kl import PairKL
 from losses.ranknet import RankNet
+from losses.relational_matching import RelationalMatching
 from losses.score_kl import ScoreKL
 from losses.triplet import Triplet
 
@@ -21,9 +24,13 @@ LOSSES: dict[str, type[Loss]] = {
     "triplet": Triplet,
     "margin-mse": MarginMSE,
     "score-kl": ScoreKL,
+    "listnet": ListNet,
     "ranknet": RankNet,
     "pair-kl": PairKL,
     "embedding-matching": EmbeddingMatching,
+    "relational-matching": RelationalMatching,
+    "weighted-sum": WeightedSum,
+    "matryoshka": Matryoshka,
 }
 
 
@@ -47,7 +54,7 @@ class Description(NamedTuple):
 
 
 def build(name: str, /, **parameters: object) -> Loss:
-    """The loss of that name.
+    """The loss of that name. Of a loss made of others, "infonce.temperature" is a parameter of a part of it.
 
     Raises ValueError for an unknown loss or parameter, naming the nearest known one, for a required parameter that is
     missing, and for a value that the loss refuses.
@@ -57,12 +64,12 @@ def build(name: str, /, **parameters: object) -> Loss:
     cls = LOSSES[name]
     known = {parameter.name: parameter for parameter in parameters_of(cls)}
     for given in parameters:
-        if given not in known:
+        if given not in known and not (issubclass(cls, Composite) and "." in given):
             raise ValueError(f'the loss "{name}" has no parameter "{given}"; {_nearest(given, known)}')
     for parameter in known.values():
         if parameter.required and parameter.name not in parameters:
             raise ValueError(f'the loss "{name}" needs a value for "{parameter.name}"')
-    return cls(**parameters)
+    return cls.of(build, **parameters) if issubclass(cls, Composite) else cls(**parameters)
 
 
 def describe() -> tuple[Description, ...]:
@@ -81,12 +88,12 @@ def describe() -> tuple[Description, ...]:
 
 
 def parameters_of(cls: type[Loss]) -> tuple[Parameter, ...]:
-    """The parameters of a loss, read from its constructor."""
-    signature = inspect.signature(cls).parameters.values()
+    """The parameters of a loss, read from its constructor; of one made of others, without those of its parts."""
+    signature = inspect.signature(cls.of if issubclass(cls, Composite) else cls).parameters.values()
     return tuple(
         Parameter(p.name, required=p.default is p.empty, default=None if p.default is p.empty else p.default)
         for p in signature
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)  # of a class without a constructor of its own
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name != "build"
     )
 
 

@@ -303,6 +303,8 @@ def recipes(as_json: AsJson = False) -> None:
         knobs = (
             "; ".join(f"{k.parameter} in {', '.join(map(str, k.values))} ({k.source})" for k in r.tune_space.knobs)
             if r.tune_space
+            else "those of its terms that the row names"
+            if r.open
             else "none: parameter-free"
         )
         loss = f"{r.loss}({', '.join(f'{k}={v!r}' for k, v in r.parameters.items())})"

@@ -183,14 +183,17 @@ def _tuning(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
     tune, space = row.tune, recipe.tune_space
     if tune is None:
         return
-    if space is None:
+    if recipe.open and not tune.space:
+        what = f"{recipe.name} has the knobs that its row names, and none is named"
+        yield Problem((*here, "tune"), what, "Name one: tune: {space: {infonce.temperature: [0.02, 0.05]}}.")
+    if space is None and not recipe.open:
         yield Problem((*here, "tune"), f"{recipe.name} is parameter-free: there is nothing to tune", 'Remove "tune".')
         return
     for knob in tune.space:
-        if knob not in space.parameters:
+        if space is not None and knob not in space.parameters:
             mend = nearest(knob, space.parameters, "Its knobs")
             yield Problem((*here, "tune", "space", knob), f'"{knob}" is not a knob of {recipe.name}', mend)
-    for knob in space.parameters:
+    for knob in tune.space if space is None else space.parameters:
         if knob in row.loss:
             yield Problem((*here, "loss", knob), "is fixed here and tuned in the same row", 'Remove it, or "tune".')
     if tune.scheduler == "asha" and experiment.training_for(row).validations < 2:
@@ -204,7 +207,7 @@ def _losses(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
     import losses  # brings torch, which `--help` does without
 
     (description,) = (loss for loss in losses.describe() if loss.name == recipe.loss)
-    space = recipe.tune_space or TuneSpace(recipe.name, ())
+    space = recipe.space_of(row.tune.space if row.tune else {}) or TuneSpace(recipe.name, ())
     for path, setting in _settings(space, row, {**recipe.parameters, **row.loss}, here):
         for knob in space.knobs:
             required = any(p.required for p in description.parameters if p.name == knob.parameter)
@@ -217,7 +220,7 @@ def _losses(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
         except ValueError as error:
             yield Problem(path, str(error))
             return
-        for parameter in set(loss.knobs) ^ set(space.parameters):
+        for parameter in set() if recipe.open else set(loss.knobs) ^ set(space.parameters):
             yield _another_recipe(recipe, parameter, setting[parameter], here)
             return
         if problem := _taught(experiment, row, loss, recipe, here):
@@ -235,7 +238,6 @@ def _settings(
     if row.tune is None:
         yield written, {**parameters}
         return
-    space = space.with_values(row.tune.space)
     first = space.grid()[0]
     for knob in space.knobs:
         for index, value in enumerate(knob.values):

@@ -358,6 +358,14 @@ def _encoder_overrides(value: object) -> dict[str, Any]:
     return checked.model_dump(include={key for key in value if key in StudentSettings.model_fields})
 
 
+def _flat(value: object) -> object:
+    """Parameters of a part of a loss, {infonce: {temperature: 0.05}}, by their whole names, infonce.temperature."""
+    if not isinstance(value, dict):
+        return value
+    nested = {key: inner if isinstance(inner, dict) else {"": inner} for key, inner in value.items()}
+    return {f"{key}.{name}" if name else key: given for key, inner in nested.items() for name, given in inner.items()}
+
+
 class RecipeSettings(Section):
     """A row of the comparison; a bare name stands for a row that changes nothing. `name` defaults to the recipe's.
 
@@ -367,7 +375,7 @@ class RecipeSettings(Section):
 
     recipe: str
     name: Annotated[str, AfterValidator(_row_name)] = ""
-    loss: dict[str, Annotated[Scalar, PlainValidator(_scalar)]] = {}
+    loss: Annotated[dict[str, Annotated[Scalar, PlainValidator(_scalar)]], BeforeValidator(_flat)] = {}
     encoder: Annotated[dict[str, Any], BeforeValidator(_encoder_overrides), KeysOf(StudentSettings)] = {}
     training: Annotated[dict[str, Any], BeforeValidator(_overrides), KeysOf(TrainingSettings)] = {}
     tune: TuneSettings | None = None

@@ -1,13 +1,14 @@
 """The recipes: named ways to train, each a loss with its set-up and, where it has knobs, its tune space."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tune_spaces import SPACES, TuneSpace
+from tune_spaces import GIVEN, SPACES, Knob, TuneSpace
 
 _ARM = "Gienapp et al. 2025, arXiv 2407.21515"
 _NEGATIVES = frozenset({"negatives"})
+_VECTORS = frozenset({"teacher_queries", "teacher_documents"})
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,18 @@ class Recipe:
     paper: str
     summary: str
     tune_space: TuneSpace | None = None
+    open: bool = False  # what it minimises is written in the row, and any number of it can be a knob
 
     @property
     def parameter_free(self) -> bool:
         """Whether there is nothing to search."""
-        return self.tune_space is None
+        return self.tune_space is None and not self.open
+
+    def space_of(self, given: Mapping[str, Sequence[float]]) -> TuneSpace | None:
+        """What is searched where a row gives values for some knobs; None where there is nothing."""
+        if self.open:
+            return TuneSpace(self.name, tuple(Knob(name, tuple(values), GIVEN) for name, values in given.items()))
+        return self.tune_space.with_values(given) if self.tune_space else None
 
 
 RECIPES: dict[str, Recipe] = {
@@ -68,6 +76,32 @@ RECIPES: dict[str, Recipe] = {
         summary="Softmax cross-entropy of the positive against all documents of the batch.",
         tune_space=SPACES["infonce"],
     ),
+    "infonce-learned": Recipe(
+        name="infonce-learned",
+        loss="infonce",
+        parameters={"temperature": "learned"},
+        needs=frozenset(),
+        paper="temperature: Radford et al. 2021, arXiv 2103.00020",
+        summary="The same with a temperature that is learned with the weights.",
+    ),
+    "localized-contrastive": Recipe(
+        name="localized-contrastive",
+        loss="infonce",
+        parameters={"candidates": "own"},
+        needs=_NEGATIVES,
+        paper="Gao et al. 2021, arXiv 2101.08751",
+        summary="Softmax cross-entropy of the positive against the query's own negatives alone.",
+        tune_space=SPACES["localized-contrastive"],
+    ),
+    "gist": Recipe(
+        name="gist",
+        loss="infonce",
+        parameters={"mask": "teacher"},
+        needs=_VECTORS,
+        paper="Solatorio 2024, arXiv 2402.16829",
+        summary="infonce without the documents that a teacher scores above the positive.",
+        tune_space=SPACES["gist"],
+    ),
     "triplet": Recipe(
         name="triplet",
         loss="triplet",
@@ -93,6 +127,15 @@ RECIPES: dict[str, Recipe] = {
         paper="Kim et al. 2023, arXiv 2301.12005, Eq. 11",
         summary="The softmax over a query's documents drawn to a teacher's; loss: {in_batch: true} for all of a batch.",
         tune_space=SPACES["score-kl"],
+    ),
+    "listnet": Recipe(
+        name="listnet",
+        loss="listnet",
+        parameters={},
+        needs=_NEGATIVES,
+        paper="Cao et al. 2007, Learning to rank: from pairwise approach to listwise approach (ICML)",
+        summary="The softmax over a query's documents drawn to that of their relevance; loss: {order: teacher}.",
+        tune_space=SPACES["listnet"],
     ),
     "ranknet": Recipe(
         name="ranknet",
@@ -125,9 +168,44 @@ RECIPES: dict[str, Recipe] = {
         name="embedding-matching",
         loss="embedding-matching",
         parameters={},
-        needs=frozenset({"teacher_queries", "teacher_documents"}),
+        needs=_VECTORS,
         paper="Kim et al. 2023, arXiv 2301.12005, Eq. 7 and 8",
-        summary="Vectors of queries and documents drawn to a teacher's.",
+        summary="Vectors of queries and documents drawn to a teacher's; loss: {side: query} for those of queries.",
+    ),
+    "embed-distill": Recipe(
+        name="embed-distill",
+        loss="weighted-sum",
+        parameters={"terms": "infonce + score-kl + embedding-matching", "score-kl.in_batch": True},
+        needs=_VECTORS,
+        paper="Kim et al. 2023, arXiv 2301.12005, Eq. 7 to 11",
+        summary="The labels, a teacher's scores and a teacher's vectors at once.",
+        tune_space=SPACES["embed-distill"],
+    ),
+    "relational-matching": Recipe(
+        name="relational-matching",
+        loss="relational-matching",
+        parameters={},
+        needs=_VECTORS,
+        paper="Park et al. 2019, arXiv 1904.05068; Tung and Mori 2019, arXiv 1907.09682",
+        summary="How alike queries and documents are drawn to how alike they are for a teacher, of any dimension.",
+    ),
+    "matryoshka": Recipe(
+        name="matryoshka",
+        loss="matryoshka",
+        parameters={"loss": "infonce", "dimensions": "64 128"},
+        needs=frozenset(),
+        paper="Kusupati et al. 2022, arXiv 2205.13147",
+        summary="A loss over the first components of the vectors too: loss: {loss: NAME, dimensions: 64 128}.",
+        open=True,
+    ),
+    "weighted-sum": Recipe(
+        name="weighted-sum",
+        loss="weighted-sum",
+        parameters={},
+        needs=frozenset(),
+        paper="as its terms",
+        summary="Any sum of losses: loss: {terms: infonce + 0.5*score-kl, infonce: {temperature: 0.05}}.",
+        open=True,
     ),
 }
 

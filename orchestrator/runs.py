@@ -45,13 +45,27 @@ class RunSpec:
 
         return losses.build(self.loss, **self.parameters)
 
+    def try_loss(self, D: int, K: int) -> None:
+        """Compute the loss of a made-up batch of two queries with K negatives each, of vectors (D).
+
+        Raises:
+            ValueError: what the loss refuses.
+        """
+        import torch
+
+        from losses import Embeddings, Signals
+
+        x = torch.eye(2 * (2 + K), D).view(2, 2 + K, D)
+        said = Signals(torch.eye(2, 1 + K), x[:, 0], x[:, 1:], "cosine")
+        self.build_loss()(Embeddings(x[:, 0], x[:, 1], x[:, 2:]), said)
+
 
 def runs_of(experiment: Experiment, row: RecipeSettings) -> tuple[RunSpec, ...]:
     """The runs of one row, in the order in which they are started: one, or one for each point of its grid."""
     recipe = recipes.get(row.recipe)
     points: tuple[dict[str, float], ...] = ({},)
-    if row.tune is not None and recipe.tune_space is not None:
-        points = recipe.tune_space.with_values(row.tune.space).grid()
+    if row.tune is not None and (space := recipe.space_of(row.tune.space)) is not None:
+        points = space.grid()
     return tuple(
         RunSpec(
             row=row.name,

@@ -320,6 +320,7 @@ class _BiEncoderLearner:
             negatives=n,
             relevant=torch.from_numpy(relevant).to(q.device) if relevant.any() else None,
         )
+        self._loss.at(step / plan.total_steps)
         output = self._loss(embeddings, signals)
         output.loss.backward()
         cache.backward()

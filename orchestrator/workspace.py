@@ -235,8 +235,11 @@ class Workspace:
             if workspace.teaching:
                 workspace.teaching.check()
         for index, row in enumerate(self.experiment.recipes):
+            run = runs_of(self.experiment, row)[0]
+            student = self.for_run(run)
             if row.encoder:
-                self.for_run(runs_of(self.experiment, row)[0]).check_own_encoder(f"recipes.{index}.encoder")
+                student.check_own_encoder(f"recipes.{index}.encoder")
+            student.check_loss(run, f"recipes.{index}.loss")
 
     def check_own_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
@@ -250,6 +253,15 @@ class Workspace:
                     where=f"{key}.{name}",
                     mend=f"Lower it to {longest} or less.",
                 )
+
+    def check_loss(self, run: RunSpec, key: str) -> None:
+        """Refuse a loss that cannot be computed of vectors as long as the encoder's."""
+        own = self.facts.dimension
+        taught = self.teaching.dimension_for(run) if self.teaching else None
+        try:
+            run.try_loss(own if taught is None else taught, self.experiment.negatives.per_query)
+        except ValueError as error:
+            raise UserError(str(error), where=key) from None
 
     @cached_property
     def facts(self) -> EncoderFacts:

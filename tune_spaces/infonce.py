@@ -1,15 +1,18 @@
-"""infonce: the softmax temperature."""
+"""infonce and its kin, over a query's own documents and with a teacher's mask: the softmax temperature."""
 
 from tune_spaces.space import Knob, TuneSpace
 
-INFONCE = TuneSpace(
-    recipe="infonce",
-    knobs=(
-        Knob(
-            parameter="temperature",
-            values=(0.05, 0.02, 0.1, 0.01, 0.2),
-            source="common range, the commonest first: about a factor of two apart around the 0.05 of SimCSE "
-            "(arXiv 2104.08821) and of sentence-transformers (scale 20)",
+INFONCE, LOCALIZED, GIST = (
+    TuneSpace(
+        recipe=recipe,
+        knobs=(
+            Knob(
+                parameter="temperature",
+                values=(0.05, 0.02, 0.1, 0.01, 0.2),
+                source="common range, the commonest first: about a factor of two apart around the 0.05 of SimCSE "
+                "(arXiv 2104.08821) and of sentence-transformers (scale 20)",
+            ),
         ),
-    ),
+    )
+    for recipe in ("infonce", "localized-contrastive", "gist")
 )

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+GIVEN = "given in the experiment"  # the source of values that are
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -50,9 +52,7 @@ class TuneSpace:
         if unknown:
             raise ValueError(f'"{unknown[0]}" is not a knob of {self.recipe}; its knobs: {", ".join(self.parameters)}')
         chosen = tuple(
-            Knob(knob.parameter, tuple(values[knob.parameter]), "given in the experiment")
-            if knob.parameter in values
-            else knob
+            Knob(knob.parameter, tuple(values[knob.parameter]), GIVEN) if knob.parameter in values else knob
             for knob in self.knobs
         )
         return dataclasses.replace(self, knobs=chosen)

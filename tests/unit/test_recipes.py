@@ -14,7 +14,12 @@ from tune_spaces import SPACES, Knob, TuneSpace
         ("arm-distributed", "margin", {"target": "distributed"}, ()),
         ("static-margin", "margin", {"in_batch": "rows"}, ("target",)),
         ("infonce", "infonce", {}, ("temperature",)),
+        ("infonce-learned", "infonce", {"temperature": "learned"}, ()),
+        ("localized-contrastive", "infonce", {"candidates": "own"}, ("temperature",)),
+        ("gist", "infonce", {"mask": "teacher"}, ("temperature",)),
         ("triplet", "triplet", {}, ("margin",)),
+        ("listnet", "listnet", {}, ("temperature",)),
+        ("relational-matching", "relational-matching", {}, ()),
         ("margin-mse", "margin-mse", {}, ()),
         ("score-kl", "score-kl", {}, ("temperature",)),
         ("ranknet", "ranknet", {}, ("temperature",)),
@@ -31,19 +36,43 @@ def test_the_table(name, loss, parameters, knobs):
 
 
 def test_the_table_is_whole():
-    arm, others = ["arm-adaptive", "arm-distributed", "static-margin"], ["infonce", "triplet"]
-    taught = ["margin-mse", "score-kl", "ranknet", "lambdarank", "pair-kl", "embedding-matching"]
-    assert list(RECIPES) == [*arm, *others, *taught]
-    assert {name for name, recipe in RECIPES.items() if not recipe.parameter_free} == set(SPACES)
+    arm = ["arm-adaptive", "arm-distributed", "static-margin"]
+    others = ["infonce", "infonce-learned", "localized-contrastive", "gist", "triplet"]
+    taught = ["margin-mse", "score-kl", "listnet", "ranknet", "lambdarank", "pair-kl"]
+    vectors = ["embedding-matching", "embed-distill", "relational-matching"]
+    assert list(RECIPES) == [*arm, *others, *taught, *vectors, "matryoshka", "weighted-sum"]
+    assert {name for name, recipe in RECIPES.items() if recipe.tune_space} == set(SPACES)
+    assert [name for name, recipe in RECIPES.items() if recipe.open] == ["matryoshka", "weighted-sum"]
     assert all(space.recipe == name for name, space in SPACES.items())
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+CLOSED = [recipe for recipe in RECIPES.values() if not recipe.open]
+
+
+@pytest.mark.parametrize("recipe", CLOSED, ids=[recipe.name for recipe in CLOSED])
 def test_every_setting_builds_the_loss_with_the_declared_needs_and_knobs(recipe: Recipe):
     for setting in recipe.tune_space.grid() if recipe.tune_space else [{}]:
         loss = losses.build(recipe.loss, **recipe.parameters, **setting)
         assert loss.needs == recipe.needs
         assert set(loss.knobs) == set(setting)
+
+
+def test_an_open_recipe_has_the_knobs_that_its_row_names():
+    space = get("weighted-sum").space_of({"infonce.temperature": (0.02, 0.05), "ranknet.weight": (1.0,)})
+    assert space.parameters == ("infonce.temperature", "ranknet.weight")
+    assert len(space.grid()) == 2
+    assert not get("weighted-sum").parameter_free
+    assert get("arm-adaptive").space_of({}) is None
+
+
+def test_embed_distill_is_the_papers_sum():
+    loss = losses.build("weighted-sum", **get("embed-distill").parameters)
+    assert [(term.label, term.weight) for term in loss.terms] == [
+        ("infonce", 1.0),
+        ("score-kl", 1.0),
+        ("embedding-matching", 1.0),
+    ]
+    assert (loss.terms[1].loss.in_batch, loss.terms[2].loss.side, loss.terms[2].loss.distance) == (True, "both", "norm")
 
 
 def test_grids_by_hand():

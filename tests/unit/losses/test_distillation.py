@@ -1,6 +1,7 @@
 """The losses that learn from a teacher, pinned: by hand; equal to loops and to sentence-transformers; gradients."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,18 @@ import torch.nn.functional as F
 from vectors import batch, changed, tensors
 
 import losses
-from losses import EmbeddingMatching, Embeddings, MarginMSE, PairKL, RankNet, ScoreKL, Signals
+from losses import (
+    EmbeddingMatching,
+    Embeddings,
+    InfoNCE,
+    ListNet,
+    MarginMSE,
+    PairKL,
+    RankNet,
+    RelationalMatching,
+    ScoreKL,
+    Signals,
+)
 
 
 def taught(B: int = 4, K: int = 2, D: int = 5, seed: int = 7) -> Signals:
@@ -185,12 +197,23 @@ def test_embedding_matching_equals_the_loop(side, distance):
         expected.append(value)
     out = EmbeddingMatching(side, distance)(embeddings, signals)
     torch.testing.assert_close(out.per_example, torch.stack(expected))
-    assert set(out.diagnostics) == {
-        name for name in ("query_misalignment", "document_misalignment") if side in (name.split("_")[0], "both")
-    }
-    if "query_misalignment" in out.diagnostics:
-        expected = (q - signals.queries).norm(dim=1).mean()
-        torch.testing.assert_close(out.diagnostics["query_misalignment"], expected)
+
+
+def test_every_loss_tells_the_misalignments_of_vectors_of_one_dimension():
+    embeddings, signals = batch(), taught()
+    q, p, n = tensors(embeddings)
+    queries = sum((x - y).norm() for x, y in zip(q, signals.queries, strict=True)) / 4
+    own = [torch.cat([p[i][None], n[i]]) for i in range(4)]
+    documents = sum((x - y).norm() for i in range(4) for x, y in zip(own[i], signals.documents[i], strict=True)) / 12
+    for loss in (EmbeddingMatching(), ScoreKL(), InfoNCE()):
+        told = loss(embeddings, signals).diagnostics
+        torch.testing.assert_close(told["query_misalignment"], queries)
+        torch.testing.assert_close(told["document_misalignment"], documents)
+    other = replace(signals, queries=signals.queries[:, :3])
+    told = InfoNCE()(embeddings, other).diagnostics
+    assert "query_misalignment" not in told
+    assert "document_misalignment" in told
+    assert not {"query_misalignment", "document_misalignment"} & set(InfoNCE()(embeddings).diagnostics)
 
 
 def test_embedding_matching_has_a_gradient_where_student_and_teacher_are_one():
@@ -208,6 +231,62 @@ def test_embedding_matching_refuses_other_dimensions():
         EmbeddingMatching("document")(batch(), taught(D=7))
 
 
+@pytest.mark.parametrize("order", ["judged", "teacher"])
+@pytest.mark.parametrize("K", [1, 3])
+def test_listnet_equals_the_loop(order, K):
+    embeddings, signals = batch(K=K), taught(K=K)
+    q, p, n = tensors(embeddings)
+    expected = []
+    for i in range(4):
+        S = [math.exp(float(q[i] @ d) / 0.5) for d in (p[i], *n[i])]
+        y = [1.0, *[0.0] * K] if order == "judged" else [float(t) / 2 for t in signals.scores[i]]
+        P = [math.exp(each) / sum(map(math.exp, y)) for each in y]
+        expected.append(-sum(a * math.log(s / sum(S)) for a, s in zip(P, S, strict=True)))
+    loss = ListNet(0.5, order, 2.0)
+    assert loss(embeddings, signals).per_example.tolist() == pytest.approx(expected)
+    assert loss.needs == {"negatives"} | ({"teacher_scores"} if order == "teacher" else set())
+
+
+def test_listnet_of_a_teacher_is_score_kl_and_the_teachers_entropy():
+    embeddings, signals = batch(), taught()
+    kl = ScoreKL(0.5, 2.0)(embeddings, signals)
+    found = ListNet(0.5, "teacher", 2.0)(embeddings, signals)
+    torch.testing.assert_close(found.loss, kl.loss + kl.diagnostics["teacher_entropy"])
+
+
+@pytest.mark.parametrize("K", [0, 2])
+@pytest.mark.parametrize("between", ["query-document", "query", "document"])
+def test_relational_matching_equals_the_loop(between, K):
+    embeddings, signals = batch(K=K), taught(K=K, D=7)
+    q, p, n = tensors(embeddings)
+
+    def similar(x, y):
+        return F.cosine_similarity(x, y, dim=0)
+
+    theirs = signals.queries, signals.documents[:, 0], signals.documents[:, 1:]
+    sides = {
+        "query-document": [(x, [*y, *z.flatten(0, 1)]) for x, y, z in ((q, p, n), theirs)],
+        "query": [(x, list(x)) for x in (q, theirs[0])],
+        "document": [(x, list(x)) for x in (p, theirs[1])],
+    }[between]
+    expected = []
+    for i in range(4):
+        kept = [c for c in range(len(sides[0][1])) if between == "query-document" or c != i]
+        differences = [similar(sides[0][0][i], sides[0][1][c]) - similar(sides[1][0][i], sides[1][1][c]) for c in kept]
+        expected.append(sum(difference.square() for difference in differences) / len(kept))
+    out = RelationalMatching(between)(embeddings, signals)
+    torch.testing.assert_close(out.per_example, torch.stack(expected))
+
+
+def test_relational_matching_asks_for_angles_alone():
+    embeddings = batch()
+    q, p, n = tensors(embeddings)
+    turn = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q
+    same = Signals(None, 3 * q @ turn, torch.cat([p[:, None], n], dim=1) @ turn)
+    assert RelationalMatching()(embeddings, same).loss < 1e-25
+    assert RelationalMatching("query")(batch(B=1), Signals(queries=torch.ones(1, 5))).loss == 0
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -217,6 +296,10 @@ def test_embedding_matching_refuses_other_dimensions():
         PairKL(0.5, 1.0),
         RankNet(0.5),
         RankNet(0.5, "teacher"),
+        ListNet(0.5),
+        ListNet(0.5, "teacher", 1.0),
+        *map(RelationalMatching, ("query-document", "query", "document")),
+        InfoNCE("learned", mask="teacher"),
         *map(EmbeddingMatching, ("query", "document", "both")),
     ],
     ids=lambda loss: f"{loss.name}-{len(loss.needs)}",
@@ -258,6 +341,12 @@ def test_spaces_that_are_not_to_be_mixed():
         ("pair-kl", {"teacher_temperature": -1}, "teacher_temperature must be a number greater than 0, not -1"),
         ("ranknet", {"order": "labels"}, 'order must be one of "judged", "teacher", not "labels"'),
         ("ranknet", {"weight": "map"}, 'weight must be one of null, "ndcg", not "map"'),
+        ("listnet", {"order": "labels"}, 'order must be one of "judged", "teacher", not "labels"'),
+        (
+            "relational-matching",
+            {"between": "both"},
+            'between must be one of "query-document", "query", "document", not "both"',
+        ),
         ("embedding-matching", {"side": "queries"}, 'side must be one of "query", "document", "both", not "queries"'),
         ("embedding-matching", {"distance": "l2"}, 'distance must be one of "norm", "squared", "cosine", not "l2"'),
     ],
@@ -271,5 +360,6 @@ def test_refusals(name, parameters, message):
 def test_half_precision_is_raised_and_the_teacher_follows():
     embeddings = batch(dtype=torch.bfloat16)
     signals = Signals(torch.randn(4, 3), torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 3, 5), "cosine")
-    for loss in (MarginMSE(), ScoreKL(), ScoreKL(in_batch=True), PairKL(), RankNet(), EmbeddingMatching()):
+    every = ListNet(), RelationalMatching(), InfoNCE(mask="teacher"), EmbeddingMatching()
+    for loss in (MarginMSE(), ScoreKL(), ScoreKL(in_batch=True), PairKL(), RankNet(), *every):
         assert loss(embeddings, signals).per_example.dtype == torch.float32

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import batch, changed, permuted, tensors
 
-from losses import Embeddings, InfoNCE
+from losses import Embeddings, InfoNCE, Signals
 
 
 def test_two_queries_by_hand():
@@ -101,3 +101,93 @@ def test_bfloat16_is_raised_to_float32():
 def test_refuses_a_temperature_that_is_not_positive(value, word):
     with pytest.raises(ValueError, match=f"^temperature must be a number greater than 0, not {word}$"):
         InfoNCE(value)
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_own_candidates_are_the_cross_entropy_over_a_querys_documents(K):
+    embeddings = batch(K=K, masked=True)
+    q, p, n = tensors(embeddings)
+    expected = []
+    for i in range(4):
+        logits = torch.stack([torch.nn.functional.cosine_similarity(q[i], d, dim=0) / 0.1 for d in (p[i], *n[i])])
+        expected.append(-logits.log_softmax(0)[0])
+    loss = InfoNCE(temperature=0.1, candidates="own")
+    torch.testing.assert_close(loss(embeddings).per_example, torch.stack(expected))
+    assert (loss.needs, loss.negatives_met(4, K)) == ({"negatives"}, K)
+
+
+def guide(B: int = 4, K: int = 2) -> Signals:
+    generator = torch.Generator().manual_seed(9)
+    shapes = (B, 7), (B, 1 + K, 7)
+    return Signals(None, *(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes))
+
+
+@pytest.mark.parametrize("candidates", ["batch", "own"])
+def test_what_a_teacher_scores_above_the_positive_is_left_out(candidates):
+    embeddings, signals = batch(masked=True), guide()
+    q, p, n = tensors(embeddings)
+    documents, theirs = [*p, *n.flatten(0, 1)], [*signals.documents[:, 0], *signals.documents[:, 1:].flatten(0, 1)]
+    expected, left, candidate = [], 0, 0
+    for i in range(4):
+        own = {i, *(4 + i * 2 + k for k in range(2))}
+        offered = [c for c in range(12) if not embeddings.relevant[i, c] and (candidates == "batch" or c in own)]
+        scores = [float(signals.queries[i] @ theirs[c]) for c in range(12)]
+        kept = [c for c in offered if scores[c] <= scores[i]]
+        logits = torch.stack([torch.nn.functional.cosine_similarity(q[i], documents[c], dim=0) / 0.1 for c in kept])
+        expected.append(-logits.log_softmax(0)[kept.index(i)])
+        left, candidate = left + len(offered) - len(kept), candidate + len(offered)
+    loss = InfoNCE(temperature=0.1, mask="teacher", candidates=candidates)
+    out = loss(embeddings, signals)
+    torch.testing.assert_close(out.per_example, torch.stack(expected))
+    assert left > 2
+    assert out.diagnostics["masked"].item() == pytest.approx(left / candidate)
+    assert loss.needs >= {"teacher_queries", "teacher_documents"}
+
+
+def test_the_mask_is_that_of_gist_embed():
+    """sentence-transformers' GISTEmbedLoss also masks queries and documents among each other: here both are far."""
+    embeddings, signals = batch(B=5, K=0), guide(5, 0)
+    q, p, _ = tensors(embeddings)
+    S = torch.nn.functional.cosine_similarity(q[:, None], p[None], dim=-1)
+    T = signals.queries @ signals.documents[:, 0].T
+    S = S.masked_fill(T.diagonal()[:, None] < T, -torch.inf)
+    expected = torch.nn.functional.cross_entropy(S / 0.01, torch.arange(5))
+    torch.testing.assert_close(InfoNCE(0.01, mask="teacher")(embeddings, signals).loss, expected)
+
+
+def test_a_learned_temperature_starts_at_the_default_and_has_the_gradient_of_the_loss():
+    embeddings, loss = batch(B=6), InfoNCE(temperature="learned").double()
+    out = loss(embeddings)
+    torch.testing.assert_close(out.loss, InfoNCE()(embeddings).loss)
+    assert (loss.knobs, out.diagnostics["temperature"].item()) == ((), pytest.approx(0.05))
+    out.loss.backward()
+    step = 1e-7
+    tau = [0.05 * math.exp(100 * sign * step) for sign in (1, -1)]
+    numeric = (InfoNCE(tau[0])(embeddings).loss - InfoNCE(tau[1])(embeddings).loss) / (2 * step)
+    torch.testing.assert_close(loss.slow_log_temperature.grad, numeric, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        loss.slow_log_temperature.fill_(-1.0)
+    torch.testing.assert_close(loss(embeddings).loss, InfoNCE(0.01)(embeddings).loss)
+    (parameter,) = loss.parameters()
+    optimizer = torch.optim.Adam([parameter], lr=2e-5)
+    with torch.no_grad():
+        parameter.fill_(math.log(0.05) / 100)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(embeddings).loss.backward()
+        optimizer.step()
+    assert loss(embeddings).diagnostics["temperature"] > 0.06  # random vectors: a flatter softmax is less wrong
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"temperature": "learnt"}, 'temperature must be a number greater than 0, not "learnt"'),
+        ({"candidates": "all"}, 'candidates must be one of "batch", "own", not "all"'),
+        ({"mask": "guide"}, 'mask must be one of null, "teacher", not "guide"'),
+    ],
+)
+def test_words_that_are_refused(parameters, message):
+    with pytest.raises(ValueError) as refused:
+        InfoNCE(**parameters)
+    assert str(refused.value) == message

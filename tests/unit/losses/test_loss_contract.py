@@ -108,10 +108,15 @@ def test_build_finds_each_loss_by_its_own_name():
             "ordinal",
             {},
             '"ordinal" is not a loss here; known: "margin", "infonce", "triplet", "margin-mse", "score-kl", '
-            '"ranknet", "pair-kl", "embedding-matching"',
+            '"listnet", "ranknet", "pair-kl", "embedding-matching", "relational-matching", "weighted-sum", '
+            '"matryoshka"',
         ),
         ("margin", {"traget": 0.3}, 'the loss "margin" has no parameter "traget"; did you mean "target"?'),
-        ("infonce", {"scale": 20}, 'the loss "infonce" has no parameter "scale"; known: "temperature"'),
+        (
+            "infonce",
+            {"scale": 20},
+            'the loss "infonce" has no parameter "scale"; known: "temperature", "candidates", "mask"',
+        ),
         ("margin", {"in_batch": "rows"}, 'the loss "margin" needs a value for "target"'),
         ("triplet", {}, 'the loss "triplet" needs a value for "margin"'),
     ],
@@ -123,7 +128,14 @@ def test_build_names_the_nearest_known(name, parameters, message):
 
 
 def test_describe_lists_names_needs_knobs_and_defaults():
-    margin, infonce, triplet, margin_mse, score_kl, ranknet, pair_kl, matching = losses.describe()
+    described = {loss.name: loss for loss in losses.describe()}
+    names = ("margin", "infonce", "triplet", "margin-mse", "score-kl", "ranknet", "pair-kl", "embedding-matching")
+    margin, infonce, triplet, margin_mse, score_kl, ranknet, pair_kl, matching = map(described.__getitem__, names)
+    composed = described["weighted-sum"], described["matryoshka"]
+    assert [[parameter.name for parameter in loss.parameters] for loss in composed] == [
+        ["terms"],
+        ["loss", "dimensions"],
+    ]
     assert (margin.name, margin.needs, margin.knobs) == ("margin", ("negatives",), ("target",))
     assert margin.parameters == (
         Parameter("target", required=True, default=None),
@@ -134,7 +146,7 @@ def test_describe_lists_names_needs_knobs_and_defaults():
     assert margin.paper == "Gienapp et al. 2025, arXiv 2407.21515"
     assert margin.summary.startswith("Drive the relevance margin of each triple to a target")
     assert (infonce.name, infonce.needs, infonce.knobs) == ("infonce", (), ("temperature",))
-    assert infonce.parameters == (Parameter("temperature", required=False, default=0.05),)
+    assert infonce.parameters[0] == Parameter("temperature", required=False, default=0.05)
     assert (triplet.name, triplet.needs, triplet.knobs) == ("triplet", ("negatives",), ("margin",))
     assert (margin_mse.name, margin_mse.needs, margin_mse.knobs) == ("margin-mse", ("negatives", "teacher_scores"), ())
     assert (score_kl.needs, score_kl.knobs) == (("negatives", "teacher_scores"), ("temperature",))
