@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +21,31 @@ from data.arrow import mask, numbers, read_arrow, write_arrow
 from data.errors import UserError
 from data.store import Store, fingerprint
 
-VERSION = 3
+VERSION = 4
 GENERATED = "generated"  # the split of generated queries; with a colon, what their ids begin with
 
 Rows = npt.NDArray[np.int64]
 
 
+class Dangling(NamedTuple):
+    """Judgments of a split whose query or document is not there: how many, and of the first what it is and where."""
+
+    judgments: int
+    what: str
+    where: str
+
+
 @dataclass(frozen=True, eq=False)
 class Qrels:
-    """Judgments: document `doc_row[i]` has `relevance[i]` for query `query_row[i]`; three arrays of one length."""
+    """Judgments: document `doc_row[i]` has `relevance[i]` for query `query_row[i]`; three arrays of one length.
+
+    `dangling` tells of those that were read beside them and are of no text.
+    """
 
     query_row: Rows
     doc_row: Rows
     relevance: npt.NDArray[np.int32]
+    dangling: Dangling | None = None
 
     def __len__(self) -> int:
         return len(self.query_row)
@@ -141,11 +153,14 @@ def _of_rows(parts: Mapping[str, str], *columns: npt.NDArray[Any]) -> str:
     return fingerprint([parts["documents"], parts["queries"], content])
 
 
-def load(store: Store, format: str, path: str | Path, splits: Sequence[str] = ()) -> Collection:
+def load(
+    store: Store, format: str, path: str | Path, splits: Sequence[str] = (), skip_dangling: bool = False
+) -> Collection:
     """The collection at `path`, or of that name, parsed once and memory-mapped from the store from then on.
 
     It is parsed again when a file of it changes. Formats that would have to download them read no splits but those
-    named. Raises UserError for an unknown format and for what the format's reader refuses.
+    named. Raises UserError for an unknown format, for what the format's reader refuses, and for a judgment whose query
+    or document is not there, unless such are to be skipped.
     """
     from data.formats import FORMATS  # here, because the formats build what this module defines
 
@@ -155,7 +170,13 @@ def load(store: Store, format: str, path: str | Path, splits: Sequence[str] = ()
         )
     known, name, wanted = FORMATS[format], str(path), tuple(splits)
     stage = store.stage("collection", VERSION, {"format": format, "sources": known.sources(name, wanted)})
-    return open_collection(stage.build(lambda partial: write_parts(known.read(name, wanted), partial)))
+    found = open_collection(stage.build(lambda partial: write_parts(known.read(name, wanted), partial)))
+    for dangling in [each.dangling for each in found.qrels.values() if each.dangling]:
+        if not skip_dangling:
+            more = f" (and {dangling.judgments - 1:,} more such judgments)" if dangling.judgments > 1 else ""
+            mend = "Mend the id, remove the line, or set collection.skip_dangling to true."
+            raise UserError(dangling.what + more, where=dangling.where, mend=mend)
+    return found
 
 
 def write_parts(collection: Collection, folder: Path, but: str = "") -> None:
@@ -171,6 +192,10 @@ def write_parts(collection: Collection, folder: Path, but: str = "") -> None:
     for name, table in tables.items():
         if name != but:
             write_arrow(table, folder / f"{name}.arrow")
+    for split, qrels in collection.qrels.items():
+        if qrels.dangling:
+            told = json.dumps(qrels.dangling._asdict())
+            (folder / f"qrels/{split}.dangling.json").write_text(told, encoding="utf-8")
     (folder / "parts.json").write_text(json.dumps(dict(collection.parts)), encoding="utf-8")
 
 
@@ -179,12 +204,20 @@ def open_collection(folder: Path) -> Collection:
     parts: dict[str, str] = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
     tables = {part: read_arrow(folder / f"{part}.arrow") for part in parts}
     qrels = {
-        part.removeprefix("qrels/"): Qrels(*(numbers(table[name]) for name in table.column_names))
+        part.removeprefix("qrels/"): replace(
+            Qrels(*(numbers(table[name]) for name in ("query_row", "doc_row", "relevance"))),  # type: ignore[arg-type]
+            dangling=_dangling(folder, part),
+        )
         for part, table in tables.items()
         if part.startswith("qrels/")
     }
     others = tables.get("scores"), tables.get("titles")
     return Collection(tables["documents"], tables["queries"], qrels, parts, folder, *others)
+
+
+def _dangling(folder: Path, part: str) -> Dangling | None:
+    file = folder / f"{part}.dangling.json"
+    return Dangling(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def matches(ordered: Rows, values: Rows) -> tuple[Rows, Rows]:

@@ -72,6 +72,7 @@ def inspect(
         *_of_side("documents", documents),
         *_of_side("queries", queries),
         *(_of_split(name, split) for name, split in splits.items() if split.without_relevant),
+        *_dangling(collection),
         *_without_judgments(collection),
         *_generated(collection),
         *_of_both(collection),
@@ -132,6 +133,19 @@ def _of_side(kind: str, side: Side) -> list[str]:
 
 def _of_split(name: str, split: Split) -> str:
     return f"{_share(split.without_relevant, split.queries, f'queries of {name}')} have no judgment above 0"
+
+
+def _dangling(collection: Collection) -> list[str]:
+    """Judgments of what is not there."""
+    found = []
+    for name, qrels in collection.qrels.items():
+        if dangling := qrels.dangling:
+            share = _share(dangling.judgments, len(qrels) + dangling.judgments, f"judgments of {name}")
+            found.append(
+                f"{share} are of no text here and are left out, the first {dangling.where}: {dangling.what}; trec_eval "
+                "counts such relevant documents as never found"
+            )
+    return found
 
 
 def _without_judgments(collection: Collection) -> list[str]:

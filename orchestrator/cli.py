@@ -66,6 +66,8 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print what --inspect tells as JSON.")] = False,
 ) -> None:
     """Read and check the collection, and tokenize it once."""
+    if inspect or as_json:
+        overrides = [*(overrides or []), "collection.skip_dangling=true"]  # --inspect tells of them
     with _job(experiment, overrides) as job:
         found = job.inspect() if inspect or as_json else None
         if found is None:

@@ -140,6 +140,7 @@ class CollectionSettings(Section):
     path: Text
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training queries held out
     validation_pool: Annotated[int, Field(gt=0)] | None = None  # documents that validation searches; None: all
+    skip_dangling: bool = False  # leave judgments out whose query or document is not there
     train_split: Text = "train"
     test_split: Text = "test"
 

@@ -143,7 +143,8 @@ class Workspace:
         if self._origin is not None:
             return self._origin.collection if self.learns == "judged" else self.generation.collection
         config = self.experiment.collection
-        return data.load(self.store, config.format, config.path, (config.train_split, config.test_split))
+        splits = config.train_split, config.test_split
+        return data.load(self.store, config.format, config.path, splits, config.skip_dangling)
 
     @property
     def collected(self) -> bool:

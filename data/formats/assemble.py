@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from data.collection import Collection, Qrels, collection
+from data.collection import Collection, Dangling, Qrels, collection
 from data.errors import UserError
 from data.formats.files import Titled
 
@@ -127,20 +127,20 @@ class Judgments:
         self._source, self._queries, self._documents = str(source), queries, documents
         self._line_of_pair: dict[tuple[int, int], int] = {}
         self._relevance = array("i")
+        self._dangling: Dangling | None = None
 
     def add(self, query: str, document: str, relevance: int, line: int) -> None:
-        """Add a judgment. Raises UserError where an id is not known, or the pair was judged before."""
+        """Add a judgment; one with an unknown id is only counted. Raises UserError where the pair was judged before."""
         where = f"{self._source}:{line}"
         for kind, plural, id_, known in (
             ("query", "queries", query, self._queries),
             ("document", "documents", document, self._documents),
         ):
             if id_ not in known.rows:
-                raise UserError(
-                    f'{kind} "{id_}" is not in {known.where()} ({len(known):,} {plural})',
-                    where=where,
-                    mend="Mend the id, or remove the line.",
-                )
+                what = f'{kind} "{id_}" is not in {known.where()} ({len(known):,} {plural})'
+                first = self._dangling or Dangling(0, what, where)
+                self._dangling = first._replace(judgments=first.judgments + 1)
+                return
         pair = self._queries.rows[query], self._documents.rows[document]
         if pair in self._line_of_pair:
             raise UserError(
@@ -153,11 +153,14 @@ class Judgments:
 
     @property
     def qrels(self) -> Qrels:
-        """The judgments. Raises UserError where there is none."""
+        """The judgments. Raises UserError where there is none of known ids."""
+        if not self._line_of_pair and self._dangling:
+            what = f"{self._dangling.what}, and no judgment is of a known query and document"
+            raise UserError(what, where=self._dangling.where, mend="Mend the ids.")
         if not self._line_of_pair:
             raise UserError("the split has no judgments", where=self._source, mend="Add some, or remove the file.")
         pairs = np.array(list(self._line_of_pair), np.int64)
-        return Qrels(pairs[:, 0].copy(), pairs[:, 1].copy(), np.array(self._relevance, np.int32))
+        return Qrels(pairs[:, 0].copy(), pairs[:, 1].copy(), np.array(self._relevance, np.int32), self._dangling)
 
 
 class Scores:

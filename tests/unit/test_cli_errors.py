@@ -191,12 +191,12 @@ def test_a_judgment_of_what_is_not_there(refusal: Refusal) -> None:
     replace_line(Path("collection/qrels/train.tsv"), 5, "q3\td99\t1")
     assert refusal("compare") == (
         'collection/qrels/train.tsv:5: document "d99" is not in corpus.jsonl (60 documents). '
-        "Mend the id, or remove the line."
+        "Mend the id, remove the line, or set collection.skip_dangling to true."
     )
     replace_line(Path("collection/qrels/train.tsv"), 5, "q99\td3\t1")
     assert refusal("compare") == (
         'collection/qrels/train.tsv:5: query "q99" is not in queries.jsonl (50 queries). '
-        "Mend the id, or remove the line."
+        "Mend the id, remove the line, or set collection.skip_dangling to true."
     )
 
 

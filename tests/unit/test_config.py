@@ -76,6 +76,7 @@ def test_minimal_experiment_has_every_default():
             "path": "c",
             "validation": 0.1,
             "validation_pool": None,
+            "skip_dangling": False,
             "train_split": "train",
             "test_split": "test",
         },

@@ -475,8 +475,8 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     (
         "msmarco",
         {**MSMARCO, "qrels.train.tsv": "q1\t0\td9\t1\n"},
-        'mine/qrels.train.tsv:1: document "d9" is not in collection.tsv (3 documents). '
-        "Mend the id, or remove the line.",
+        'mine/qrels.train.tsv:1: document "d9" is not in collection.tsv (3 documents), and no judgment is of a known '
+        "query and document. Mend the ids.",
     ),
     (
         "msmarco",
@@ -657,3 +657,20 @@ def test_writing_refuses(beir_folder: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match="the disk is full"):
         write(made, "beir", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"], "nothing is left half-written"
+
+
+def test_judgments_of_what_is_not_there_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "a"}\n{"_id": "d2", "text": "b"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "c"}\n')
+    rows = "q1\td1\t1\nq1\td8\t1\nq9\td1\t1\nq1\td2\t0\n"
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    store = Store(tmp_path / "store")
+    with pytest.raises(UserError, match=r'"d8" is not in corpus.jsonl \(2 documents\) \(and 1 more such judgments\)'):
+        load(store, "beir", folder)
+    for _ in range(2):  # read from the files, and from the store
+        found = load(store, "beir", folder, skip_dangling=True).qrels["test"]
+        assert (found.query_row.tolist(), found.doc_row.tolist(), found.relevance.tolist()) == ([0, 0], [0, 1], [1, 0])
+        assert found.dangling is not None
+        assert (found.dangling.judgments, found.dangling.where[-10:]) == (2, "test.tsv:3")

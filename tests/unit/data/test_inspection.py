@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from data import Qrels, inspect
-from data.collection import Collection, collection
+from data.collection import Collection, Dangling, collection
 from data.inspection import Pair, Side, Split
 
 
@@ -83,3 +85,14 @@ def test_the_sample_is_from_all_over_the_split() -> None:
     tokens = Tokens([3] * 9, 8, 0)
     found = inspect(many, tokens, tokens, "train", "test")  # type: ignore[arg-type]
     assert [pair.query_id for pair in found.sample] == ["q0", "q3", "q6"]
+
+
+def test_judgments_of_what_is_not_there_are_told() -> None:
+    found = made({"d1": "a"}, {"q1": "x"}, train=[(0, 0, 1)], test=[(0, 0, 1)])
+    told = Dangling(3, 'document "d9" is not in corpus.jsonl (1 documents)', "qrels/test.tsv:7")
+    found.qrels["test"] = replace(found.qrels["test"], dangling=told)
+    warnings = inspect(found, Tokens([3], 8, 0), Tokens([4], 8, 0), "train", "test").warnings  # type: ignore[arg-type]
+    assert warnings[0] == (
+        "3 of 4 judgments of test (75.0%) are of no text here and are left out, the first qrels/test.tsv:7: document "
+        '"d9" is not in corpus.jsonl (1 documents); trec_eval counts such relevant documents as never found'
+    )
