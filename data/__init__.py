@@ -12,7 +12,7 @@ from data.inspection import Inspection, inspect
 from data.negatives import NegativeSource, Pool, PooledNegatives, RandomNegatives, judged_nonrelevant
 from data.plan import Batch, BatchPlan, Examples, check_batch_size
 from data.sharded import Shard, run_shards
-from data.split import split_validation, validation_pool
+from data.split import share_of, split_validation, validation_pool
 from data.store import Stage, Store, build_together, file_digest, fingerprint
 from data.tokens import TextField, TokenShards, tokenize, tokens_stage
 
@@ -49,6 +49,7 @@ __all__ = [
     "read_beir",
     "read_candidates",
     "run_shards",
+    "share_of",
     "split_validation",
     "tokenize",
     "tokens_stage",

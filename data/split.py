@@ -35,6 +35,17 @@ def split_validation(qrels: Qrels, fraction: float, seed: int) -> tuple[Qrels, Q
     return qrels.select(~validation), qrels.select(validation)
 
 
+def share_of(qrels: Qrels, share: float, seed: int) -> Qrels:
+    """The judgments of a share (above 0, 1 for all) of the queries, rounded, of one at least.
+
+    The same for the same seed; those of a smaller share are among those of a larger.
+    """
+    if share >= 1:
+        return qrels
+    queries = np.random.default_rng(seed).permutation(np.unique(qrels.query_row))
+    return qrels.select(np.isin(qrels.query_row, queries[: max(1, round(share * len(queries)))]))
+
+
 def validation_pool(
     n_documents: int, validation: Qrels, size: int | None, ranked: Rows | None, seed: int
 ) -> npt.NDArray[np.int64]:

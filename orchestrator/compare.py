@@ -22,9 +22,9 @@ from orchestrator import cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
-from orchestrator.evaluation import Evaluated, evaluate_all, trained, untrained
+from orchestrator.evaluation import Evaluated, evaluate_all, teacher, trained, untrained
 from orchestrator.journal import Entry
-from orchestrator.records import UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
+from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.report import wording
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tracking import Tracker
@@ -259,6 +259,8 @@ class Job:
     def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
         """The untrained encoder and each row's winner on the test split."""
         vectors = {UNTRAINED: untrained(self.workspace)}
+        if self.experiment.teacher and self.experiment.teacher.encoder and self.workspace.teaching:
+            vectors[TEACHER] = teacher(self.workspace)
         for row in self.experiment.recipes:
             winner = winner_of(trials[row.name])
             run = next(run for run in runs_of(self.experiment, row) if run.name == winner.name)
@@ -291,9 +293,11 @@ class Job:
     def _comparison(self, trials: dict[str, tuple[Trial, ...]], evaluated: dict[str, Evaluated]) -> Comparison:
         workspace, experiment = self.workspace, self.experiment
         training, validation = workspace.split
-        before = evaluated[UNTRAINED]
-        base = Result(UNTRAINED, UNTRAINED, True, (), None, before.measures, before.per_query, before.figures)
-        results = [base]
+        results = [
+            Result(name, name, True, (), None, each.measures, each.per_query, each.figures, encoder=each.encoder)
+            for name, each in evaluated.items()
+            if name in (UNTRAINED, TEACHER) and name not in trials
+        ]
         for row in experiment.recipes:
             recipe, value = recipes.get(row.recipe), evaluated[row.name]
             results.append(
@@ -308,6 +312,7 @@ class Job:
                     index=value.figures,
                     taught=bool(runs_of(experiment, row)[0].teacher_needs),
                     queries=experiment.training_for(row).queries,
+                    encoder=value.encoder,
                 )
             )
         costs = [*self._shared_costs()]
@@ -320,7 +325,7 @@ class Job:
             documents=workspace.collection.documents.num_rows,
             train_queries=int((~workspace.collection.generated[np.unique(training.query_row)]).sum()),
             validation_queries=_queries(validation),
-            test_queries=len(next(iter(before.per_query.values()))),
+            test_queries=len(next(iter(results[0].per_query.values()))),
             generated_queries=max(
                 int(each.collection.generated[np.unique(each.split[0].query_row)].sum())
                 for each in workspace.learned_from

@@ -9,7 +9,6 @@ from data.pair_scores import Space
 from orchestrator import recipes
 from orchestrator.config_problems import Problem, nearest
 from orchestrator.config_schema import (
-    TEACHER,
     Experiment,
     GenerationSettings,
     RecipeSettings,
@@ -20,6 +19,7 @@ from orchestrator.config_schema import (
 )
 from orchestrator.config_source import KeyPath
 from orchestrator.recipes import Recipe
+from orchestrator.records import TEACHER
 from tune_spaces import TuneSpace
 
 if TYPE_CHECKING:
@@ -137,6 +137,9 @@ def _teacher(experiment: Experiment) -> Iterator[Problem]:
         ):
             yield Problem(here, f"{row.name} learns from a teacher itself", "Name a row that learns from judgments.")
     for index, row in enumerate(experiment.recipes):
+        if teacher and teacher.encoder and row.name == TEACHER:
+            what = f'"{TEACHER}" is the name of the encoder that teaches'
+            yield Problem(("recipes", index, "name"), what, "Choose another.")
         student = experiment.encoder_for(row)
         for key in ("model", "document_encoder"):
             if getattr(student, key) != TEACHER:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from data.pair_scores import Space
-from orchestrator.records import UNTRAINED
+from orchestrator.records import TEACHER, UNTRAINED
 
 Scalar = str | int | float | bool | None
 T = TypeVar("T")
@@ -159,9 +159,6 @@ class EncoderSettings(Section):
     dropout: Share = 0.0
 
 
-TEACHER = "teacher"
-
-
 class StudentSettings(EncoderSettings):
     """The encoder of a row. The `model` "teacher" is the teacher's own.
 
@@ -273,6 +270,7 @@ class TrainingSettings(Section):
     queries: Literal["judged", "generated", "both"] = "judged"  # which are learned from
     batch_size: Annotated[int | str, PlainValidator(_batch_size)] = 32  # queries a step over all workers, or "N tokens"
     examples: Literal["judgments", "queries"] = "judgments"  # what an epoch has once; of a query one positive is drawn
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training queries; a larger one has those of a smaller
     epochs: Annotated[int, Field(gt=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     warmup: Share = 0.1  # share of the steps

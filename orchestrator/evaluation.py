@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from data import Stage
 from orchestrator import embeddings
 from orchestrator.embeddings import Model, VectorSet
+from orchestrator.encoder import pad_id, parameters
+from orchestrator.encoding import Encoding, device
 from orchestrator.measures import Run, evaluate, judgments, parse, write_per_query, write_trec_run
-from orchestrator.records import Cost, IndexFigures, costs_from_json, to_json
+from orchestrator.records import Cost, EncoderFigures, IndexFigures, costs_from_json, to_json
 from orchestrator.runs import RunSpec
 from orchestrator.search import Tasks, search_shards
 from orchestrator.workspace import Workspace
 
-VERSION = 3
+VERSION = 4
+TIMED, WARM = 200, 10  # queries encoded one at a time, and before that together
 RUN, PER_QUERY, MEASURED = "run.trec.gz", "per_query.json", "measured.json"
 
 
 class Evaluated(NamedTuple):
     """A row's measures on the test split, the values per query, what it cost, and the folder with its run.
 
-    `figures` are those of an approximate index; None for exact search.
+    `figures` are those of an approximate index; None for exact search. `encoder` are those of the queries' encoder.
     """
 
     measures: dict[str, float]
     per_query: dict[str, dict[str, float]]
     cost: Cost
     folder: Path
+    encoder: EncoderFigures
     figures: IndexFigures | None = None
 
 
@@ -55,24 +61,30 @@ def evaluate_all(workspace: Workspace, vectors: Mapping[str, Vectors]) -> dict[s
     folders = workspace.embed(wanted, "encoding the corpus for the evaluation")
     for row, documents, queries in zip(pending, folders[::2], folders[1::2], strict=True):
         paid = [queries] if vectors[row].inherited else [documents, queries]
-        stages[row].build(_measure_into(workspace, row, documents, queries, paid))
+        stages[row].build(_measure_into(workspace, row, vectors[row].queries, documents, queries, paid))
     return {row: _read(stage.build(lambda partial: None)) for row, stage in stages.items()}
 
 
 def untrained(workspace: Workspace) -> Vectors:
     """Those of the encoder that training starts from."""
-    return _vectors(workspace, workspace.starting_model)
+    return _vectors(workspace, workspace.starting_model, _test_queries(workspace))
+
+
+def teacher(workspace: Workspace) -> Vectors:
+    """Those of the encoder that teaches."""
+    assert workspace.teaching is not None
+    return _vectors(workspace.teaching.encoder, workspace.teaching.model, _test_queries(workspace))
 
 
 def trained(workspace: Workspace, run: RunSpec) -> Vectors:
     """Those of the encoder that a finished run left."""
-    return _vectors(workspace.for_run(run), workspace.trained_model(run))
+    return _vectors(workspace.for_run(run), workspace.trained_model(run), _test_queries(workspace))
 
 
-def _vectors(workspace: Workspace, model: Model) -> Vectors:
+def _vectors(workspace: Workspace, model: Model, rows: npt.NDArray[np.int64]) -> Vectors:
     """Queries are few, and half of what bf16 costs in quality is lost at them, so they are encoded in fp32."""
     tokens, training = workspace.tokens, workspace.experiment.training
-    queries = VectorSet(model, tokens.queries, "fp32", training.token_budget, _test_queries(workspace))
+    queries = VectorSet(model, tokens.queries, "fp32", training.token_budget, rows)
     if workspace.settings.inherits:
         assert workspace.teaching is not None
         return Vectors(workspace.teaching.document_set, queries, inherited=True)
@@ -96,7 +108,7 @@ def _test_queries(workspace: Workspace) -> npt.NDArray[np.int64]:
 
 
 def _measure_into(
-    workspace: Workspace, row: str, documents: Path, queries: Path, paid: Sequence[Path]
+    workspace: Workspace, row: str, asked: VectorSet, documents: Path, queries: Path, paid: Sequence[Path]
 ) -> Callable[[Path], None]:
     def measure(partial: Path) -> None:
         collection, settings = workspace.collection, workspace.experiment.evaluation
@@ -117,7 +129,8 @@ def _measure_into(
         write_per_query(partial / PER_QUERY, measured.per_query)
         index = to_json(found.figures) if found.figures else None
         cost = embeddings.cost(paid, "evaluation", row)
-        value = {"mean": measured.mean, "index": index, "cost": to_json(cost)}
+        encoder = to_json(_encoder_figures(asked))
+        value = {"mean": measured.mean, "index": index, "encoder": encoder, "cost": to_json(cost)}
         (partial / MEASURED).write_text(json.dumps(value), encoding="utf-8")
 
     return measure
@@ -128,4 +141,21 @@ def _read(folder: Path) -> Evaluated:
     per_query = json.loads((folder / PER_QUERY).read_text(encoding="utf-8"))
     (cost,) = costs_from_json([measured["cost"]])
     figures = IndexFigures(**measured["index"]) if measured["index"] else None
-    return Evaluated(measured["mean"], per_query, cost, folder, figures)
+    return Evaluated(measured["mean"], per_query, cost, folder, EncoderFigures(**measured["encoder"]), figures)
+
+
+def _encoder_figures(queries: VectorSet) -> EncoderFigures:
+    """Its parameters, and how long it takes here for a query alone."""
+    where = device()
+    encoder = queries.model.load().to(where)
+    encoding = Encoding.on(where, "fp32", None, pad_id(queries.model.folder))
+    rows = range(len(queries)) if queries.rows is None else queries.rows
+    asked = queries.tokens.take(rows[:TIMED])
+    encoding.embed(encoder, asked[:WARM])
+    alone = []
+    for query in asked:
+        began = time.perf_counter()
+        encoding.embed(encoder, [query]).cpu()
+        alone.append(time.perf_counter() - began)
+    median, high = np.percentile(alone, [50, 95])
+    return EncoderFigures(parameters(encoder), float(median) * 1e3, float(high) * 1e3, torch.get_num_threads())

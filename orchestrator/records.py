@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-UNTRAINED = "untrained"
+UNTRAINED, TEACHER = "untrained", "teacher"  # the rows of encoders that are measured as they come
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,23 @@ class IndexFigures:
 
 
 @dataclass(frozen=True)
+class EncoderFigures:
+    """What a query waits for before it is searched: `parameters` of the encoder, and the milliseconds that it takes in
+    float32 for one query alone, on `threads` CPU cores or on a GPU.
+    """
+
+    parameters: int
+    median_ms: float
+    p95_ms: float
+    threads: int
+
+
+@dataclass(frozen=True)
 class Result:
     """What one recipe came to: all its trials, the one that validation chose, and its measures on the test split.
 
-    `name` labels the row, `recipe` is the registered recipe. The untrained encoder has no trials and no winner.
+    `name` labels the row, `recipe` is the registered recipe. An encoder as it comes has no trials and no winner: the
+    one that training starts from ("untrained"), and a teacher that is none of the rows ("teacher").
     `per_query` maps measure → query id → value. `index` has the figures of the index that was searched, None where
     search was exact. `taught` says whether the recipe learns from a teacher, whose cost is the ledger's "teaching";
     `queries` which ones it learns from: "judged", "generated" (whose cost is the ledger's "generation"), or "both".
@@ -101,6 +114,7 @@ class Result:
     index: IndexFigures | None = None
     taught: bool = False
     queries: str = "judged"
+    encoder: EncoderFigures | None = None
 
     @property
     def winning_trial(self) -> Trial | None:
@@ -146,9 +160,13 @@ def comparison_from_json(value: dict[str, Any]) -> Comparison:
 
 
 def _result_from_json(value: dict[str, Any]) -> Result:
-    index = value.get("index")
+    index, encoder = value.get("index"), value.get("encoder")
     trials = tuple(trial_from_json(trial) for trial in value["trials"])
-    return Result(**{**value, "trials": trials, "index": IndexFigures(**index) if index else None})
+    figures = {
+        "index": IndexFigures(**index) if index else None,
+        "encoder": EncoderFigures(**encoder) if encoder else None,
+    }
+    return Result(**{**value, "trials": trials, **figures})
 
 
 def trial_from_json(value: dict[str, Any]) -> Trial:

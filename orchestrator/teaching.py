@@ -16,10 +16,10 @@ from data import Batch, Rows, Stage, UserError, file_digest, pair_scores
 from data.pair_scores import PairScores, Space
 from losses import Signals
 from orchestrator import embeddings, pair_scoring
-from orchestrator.config_schema import TEACHER, TeacherSettings
+from orchestrator.config_schema import TeacherSettings
 from orchestrator.embeddings import Model, VectorsByRow, VectorSet
 from orchestrator.encoder import Tower
-from orchestrator.records import Cost
+from orchestrator.records import TEACHER, Cost
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.scorer import Scorer
 from orchestrator.weights import ModelFolder

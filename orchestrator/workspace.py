@@ -33,12 +33,13 @@ from data import (
 from data.collection import GENERATED
 from orchestrator import cluster
 from orchestrator.config import Experiment, TrainingSettings
-from orchestrator.config_schema import TEACHER, EncoderSettings, NegativesSettings, StudentSettings
+from orchestrator.config_schema import EncoderSettings, NegativesSettings, StudentSettings
 from orchestrator.embeddings import Model, VectorSet, embed
 from orchestrator.encoder import QUERY_TOWER, BiEncoder, layers_of, load_encoder, pad_id, parameters
 from orchestrator.encoding import Encoding, device
 from orchestrator.generation import Generation
 from orchestrator.negatives import Sources
+from orchestrator.records import TEACHER
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.teaching import Taught, Teaching
 from orchestrator.training import Tokens
@@ -463,7 +464,7 @@ class Workspace:
         return self._batches(training, any_).total_steps
 
     def _batches(self, training: TrainingSettings, negatives: NegativeSource) -> BatchPlan:
-        examples = Examples.of(self.split[0])
+        examples = Examples.of(data.share_of(self.split[0], training.share, self.experiment.seed))
         return BatchPlan(
             examples,
             negatives,

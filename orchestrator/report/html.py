@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.records import Comparison
-from orchestrator.report import index, plots, svg, wording
+from orchestrator.report import plots, svg, wording
+from orchestrator.report.details import details
 from orchestrator.report.table import ledger, rows, total
 
 
@@ -43,8 +44,7 @@ def page(comparison: Comparison) -> str:
         cheapest=wording.cheapest(table),
         slots={row.name: plots.slot(comparison, row.name) for row in table if not row.untrained},
         marks=_marks(comparison),
-        index=index,
-        indexes=index.table(comparison),
+        details=details(comparison),
         sentences=wording.sentences(comparison),
         seed=wording.configured(comparison, "seed"),
         figures=_overview(comparison) + _trials(comparison),

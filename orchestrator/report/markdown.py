@@ -6,7 +6,8 @@ import html
 import re
 
 from orchestrator.records import Comparison
-from orchestrator.report import index, wording
+from orchestrator.report import wording
+from orchestrator.report.details import details
 from orchestrator.report.table import rows
 
 
@@ -41,10 +42,10 @@ def page(comparison: Comparison) -> str:
     said = "".join(f"- {_escape(sentence)}\n" for sentence in wording.sentences(comparison))
     table = _table([_escape(head) for head in heads], rule, body)
     page = f"# {_escape(comparison.name)}\n\n{_escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
-    if figures := index.table(comparison):
-        indexed = [[_escape(name), *cells] for name, cells in figures.items()]
-        rule = [":--", *["--:"] * len(index.HEADS)]
-        page += f"\n{_escape(index.caption(comparison))}\n\n{_table(['recipe', *index.HEADS], rule, indexed)}\n"
+    for detail in details(comparison):
+        cells = [[_escape(name), *map(_escape, each)] for name, each in detail.cells.items()]
+        rule = [":--", *["--:"] * len(detail.heads)]
+        page += f"\n{_escape(detail.caption)}\n\n{_table(['recipe', *detail.heads], rule, cells)}\n"
     return page
 
 

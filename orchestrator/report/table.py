@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.records import UNTRAINED, Comparison, Cost, Result
+from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None) -> Row:
     states = [trial.state for trial in result.trials]
     return Row(
         name=result.name,
-        untrained=result.recipe == UNTRAINED,
+        untrained=result.recipe in (UNTRAINED, TEACHER),
         parameter_free=result.parameter_free,
         knobs=tuple(winner.parameters.items()) if winner else (),
         measures=result.measures,

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.records import Comparison
-from orchestrator.report import index, wording
+from orchestrator.report import wording
+from orchestrator.report.details import Detail, details
 from orchestrator.report.table import Row, SpeedUp, rows
 
 CAPTION = "s: device seconds, devices times wall seconds; (n): trials stopped early"
@@ -25,9 +26,9 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         if not console.is_terminal:
             console.width = 120
     console.print(table(comparison, plain=not console.is_terminal, speed_ups=console.width >= WIDE))
-    if figures := index.table(comparison):
+    for detail in details(comparison):
         console.print()
-        console.print(_indexes(comparison, figures, plain=not console.is_terminal))
+        console.print(_detail(detail, plain=not console.is_terminal))
     console.print()
     for sentence in wording.sentences(comparison):
         console.print(Text(sentence), soft_wrap=not console.is_terminal)
@@ -62,12 +63,12 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     return shown
 
 
-def _indexes(comparison: Comparison, figures: dict[str, list[str]], *, plain: bool) -> Table:
-    shown = _empty(plain, index.caption(comparison))
+def _detail(detail: Detail, *, plain: bool) -> Table:
+    shown = _empty(plain, detail.caption)
     shown.add_column("recipe", overflow="fold")
-    for head in index.HEADS:
+    for head in detail.heads:
         shown.add_column(head, justify="right")
-    for name, cells in figures.items():
+    for name, cells in detail.cells.items():
         shown.add_row(Text(name), *map(Text, cells))
     return shown
 

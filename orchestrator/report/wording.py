@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.records import Comparison
+from orchestrator.records import UNTRAINED, Comparison
 from orchestrator.report.table import Row, SpeedUp, rows
 
 CAVEAT = "One seed; no test of significance is made, so a small difference may be chance."
@@ -37,7 +37,7 @@ def sentences(comparison: Comparison) -> list[str]:
                 f"{seconds(learned[0].generation_seconds)} device seconds that it took to make them are in all runs "
                 "of each."
             )
-    for base in (row for row in table if row.untrained):
+    for base in (row for row in table if row.name == UNTRAINED):
         for row in table:
             behind = base.measures[measure] - row.measures[measure]
             if not row.untrained and behind >= 0.0005:

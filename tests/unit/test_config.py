@@ -108,6 +108,7 @@ def test_minimal_experiment_has_every_default():
             "batch_size": 32,
             "queries": "judged",
             "examples": "judgments",
+            "share": 1.0,
             "epochs": 2,
             "learning_rate": 2e-5,
             "warmup": 0.1,
@@ -251,8 +252,8 @@ def test_files_that_are_no_experiment(text, message):
         ("  batch_size: 32", "  batchsize: 32",
          '7: training.batchsize: "batchsize" is not a key here. Did you mean "batch_size"?'),
         ("  batch_size: 32", "  optimizer: adam",
-         '7: training.optimizer: "optimizer" is not a key here. Keys here: queries, batch_size, examples, epochs, '
-         "learning_rate, warmup, schedule, weight_decay, clip, precision, token_budget, activation_tokens, "
+         '7: training.optimizer: "optimizer" is not a key here. Keys here: queries, batch_size, examples, share, '
+         "epochs, learning_rate, warmup, schedule, weight_decay, clip, precision, token_budget, activation_tokens, "
          "validations, checkpoint_seconds."),
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
         ("seed: 13", "seed: -1", "2: seed: must be at least 0, not -1"),

@@ -1,0 +1,86 @@
+"""What stands below the main table: the encoders that queries wait for, and what an approximate index found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.records import TEACHER, Comparison, EncoderFigures, IndexFigures
+from orchestrator.report.wording import seconds
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A table of some rows of the comparison: name → cells as they are printed, under `heads`."""
+
+    name: str
+    title: str
+    heads: tuple[str, ...]
+    cells: dict[str, list[str]]
+    caption: str
+
+
+def details(comparison: Comparison) -> list[Detail]:
+    """Those that say something: of encoders where they differ or there is a teacher's, of an index where it is none."""
+    return [*_encoders(comparison), *_index(comparison)]
+
+
+def _encoders(comparison: Comparison) -> Iterator[Detail]:
+    found = {result.name: result for result in comparison.results if result.encoder}
+    sizes = {result.encoder.parameters for result in found.values() if result.encoder}
+    teacher = found.get(comparison.teacher or TEACHER)
+    if len(sizes) < 2 and teacher is None:
+        return
+    measure = comparison.measures[0]
+    heads, cells = ["parameters", "ms a query", "ms, 95th percentile"], {}
+    if teacher:
+        heads.append(f"{measure} of teacher")
+    for name, result in found.items():
+        assert result.encoder is not None
+        cells[name] = _encoder(result.encoder)
+        if teacher:
+            cells[name].append(f"{result.measures[measure] / teacher.measures[measure]:.1%}")
+    cores = _cores(next(result.encoder.threads for result in found.values() if result.encoder))
+    caption = (
+        f"Parameters of the encoder that a query waits for, and what it takes for one query alone, on {cores}, without "
+        "the search."
+    )
+    yield Detail("encoders", "The encoders of the queries", tuple(heads), cells, caption)
+
+
+def _index(comparison: Comparison) -> Iterator[Detail]:
+    found = {result.name: result.index for result in comparison.results if result.index is not None}
+    if not found:
+        return
+    first = next(iter(found.values()))
+    caption = (
+        f"Searched with the index {first.index} on {_cores(first.threads)}. Recall is the share of the exact top "
+        f"{first.depth:,} that it finds; the measures are those of what it found."
+    )
+    heads = ("recall", "ms a query", "ms, 95th percentile", "queries/s at once", "built in s", "MB")
+    cells = {name: _figures(each) for name, each in found.items()}
+    yield Detail("index", "What the index finds, and how fast", heads, cells, caption)
+
+
+def _cores(threads: int) -> str:
+    return f"{threads} CPU core" + ("s" if threads != 1 else "")
+
+
+def _encoder(figures: EncoderFigures) -> list[str]:
+    millions = figures.parameters / 1e6
+    return [
+        f"{millions:.1f} M" if millions >= 0.1 else f"{figures.parameters:,}",
+        f"{figures.median_ms:.2f}",
+        f"{figures.p95_ms:.2f}",
+    ]
+
+
+def _figures(figures: IndexFigures) -> list[str]:
+    return [
+        f"{figures.recall:.4f}",
+        f"{figures.median_ms:.2f}",
+        f"{figures.p95_ms:.2f}",
+        f"{figures.queries_per_second:,.0f}",
+        seconds(figures.build_seconds),
+        f"{figures.bytes / 1e6:,.1f}",
+    ]
