@@ -270,7 +270,7 @@ class TrainingSettings(Section):
     queries: Literal["judged", "generated", "both"] = "judged"  # which are learned from
     batch_size: Annotated[int | str, PlainValidator(_batch_size)] = 32  # queries a step over all workers, or "N tokens"
     examples: Literal["judgments", "queries"] = "judgments"  # what an epoch has once; of a query one positive is drawn
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training queries; a larger one has those of a smaller
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the judged queries; a larger one has those of a smaller
     epochs: Annotated[int, Field(gt=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     warmup: Share = 0.1  # share of the steps

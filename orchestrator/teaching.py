@@ -87,6 +87,11 @@ class Teaching:
         row = experiment.teaching_row
         return runs_of(experiment, row)[0] if row else None
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is a teacher to ask: one that is a row has to be trained first."""
+        return self.run is None or self._workspace.trial(self.run).done
+
     @cached_property
     def model(self) -> Model:
         """The bi-encoder, to encode with; known before it is trained."""

@@ -122,7 +122,7 @@ class Workspace:
         miners = tuple(miner.model for miner in self.sources.miners.values())
         checkers = tuple(checker.model for checker in self.sources.checkers.values())
         candidates = tuple(self.sources.candidates.values())
-        taught = self.teaching.taught if self.teaching else None
+        taught = self.teaching.taught if self.teaching and self.teaching.ready else None
         sources = miners, checkers, candidates
         folder = self.collection.folder
         return Opened(
@@ -464,7 +464,10 @@ class Workspace:
         return self._batches(training, any_).total_steps
 
     def _batches(self, training: TrainingSettings, negatives: NegativeSource) -> BatchPlan:
-        examples = Examples.of(data.share_of(self.split[0], training.share, self.experiment.seed))
+        judgments = self.split[0]
+        made = self.collection.generated[judgments.query_row]
+        judged = data.share_of(judgments.select(~made), training.share, self.experiment.seed)
+        examples = Examples.of(judged + judgments.select(made))
         return BatchPlan(
             examples,
             negatives,

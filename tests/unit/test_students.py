@@ -200,7 +200,9 @@ def test_a_row_teaches_the_others_and_they_start_from_what_it_learned(taught: Ma
     workspace.check()
     workspace.check_encoder()
     teacher = run_of(workspace)
+    assert workspace.opened.taught is None  # which the teacher's own training starts from
     run_trial(workspace, teacher, lambda point: None)
+    assert workspace.opened.taught is not None
     taught_of = workspace.trained_model(teacher).load()
     run, points = trained_run(workspace, 1)
     assert max(point.loss for point in points) < 1e-3
@@ -328,3 +330,25 @@ def test_a_comparison_trains_the_teacher_first(taught: Make, monkeypatch: pytest
     assert order == ["arm-adaptive"]
     job.train()
     assert order == ["arm-adaptive", "embedding-matching"]
+
+
+def test_a_share_of_the_training_queries_is_of_those_that_were_asked(taught: Make) -> None:
+    row = "{recipe: infonce, loss: {temperature: 0.1}, training: {queries: %s, share: %s, batch_size: 1, epochs: 1}}"
+    rows = ", ".join(
+        row % (kind, share) + f", name: r{number}}}"
+        for number, (kind, share) in enumerate((("judged", 1), ("judged", 0.5), ("judged", 0.25), ("both", 0.25)))
+    ).replace("}}, name", "}, name")
+    made = "generation={generator: inverse-cloze, documents: 10}"
+    workspace = taught(f"[{rows}]", made, teacher=None)
+
+    def queries(number: int) -> set[int]:
+        run = run_of(workspace, number)
+        plan = workspace.for_run(run).plan(run.training)
+        return {int(plan.batch(step).queries[0]) for step in range(plan.total_steps)}
+
+    whole, half, quarter, both = map(queries, range(4))
+    assert (len(whole), len(half), len(quarter)) == (32, 16, 8)
+    assert quarter < half < whole
+    generated = workspace.learning_from("both").collection.generated
+    assert {row for row in both if not generated[row]} == quarter
+    assert sum(generated[row] for row in both) == generated.sum() > 5
