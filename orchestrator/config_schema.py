@@ -159,6 +159,13 @@ class EncoderSettings(Section):
     dropout: Share = 0.0
 
 
+class LoraSettings(Section):
+    """Low-rank adapters: rank r, and α, by which over r what they add to the weights is multiplied."""
+
+    rank: Annotated[int, Field(gt=0)] = 8
+    alpha: Annotated[int, Field(gt=0)] = 16
+
+
 class StudentSettings(EncoderSettings):
     """The encoder of a row. The `model` "teacher" is the teacher's own.
 
@@ -167,6 +174,7 @@ class StudentSettings(EncoderSettings):
     """
 
     document_encoder: Literal["shared", "teacher"] = "shared"
+    lora: LoraSettings | None = None  # adapters are trained, and are in the weights once they are saved
 
     @property
     def inherits(self) -> bool:

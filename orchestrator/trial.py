@@ -98,6 +98,10 @@ def _pass_on(point: Progress, total_steps: int, report: Callable[[Progress], Non
 
 def _save(workspace: Workspace, encoder: BiEncoder, trial: Trial, partial: Path) -> None:
     settings, folder = workspace.settings, partial / MODEL
+    if settings.lora:
+        from orchestrator.lora import merge
+
+        merge(encoder.backbone)
     if settings.inherits:
         assert workspace.teaching is not None
         queries = Tower(encoder, workspace.model.path, settings.query_tokens)

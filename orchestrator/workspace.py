@@ -494,6 +494,10 @@ class Workspace:
         if taught and taught.encoder:  # as a row it has been saved with those layers alone that it keeps
             layers = layers_of(taught.encoder.layers, layers)
         encoder = self._load(self.model, layers)
+        if self.settings.lora:
+            from orchestrator.lora import adapt
+
+            adapt(encoder.backbone, self.settings.lora, self.experiment.seed)
         if dimension is not None:
             encoder.project(dimension, self.experiment.seed)
         return encoder
@@ -574,5 +578,6 @@ class Workspace:
         return {
             "weights": self.model.fingerprint,
             "tokenizer": self.model.tokenizer_fingerprint,
-            **self.settings.model_dump(exclude={"model", "document_encoder"}),
+            **self.settings.model_dump(exclude={"model", "document_encoder", "lora"}),
+            **({"lora": lora.model_dump()} if (lora := self.settings.lora) else {}),
         }

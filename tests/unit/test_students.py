@@ -16,6 +16,7 @@ import tiny_flow
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors.torch import load_file
 
 from data import UserError
 from orchestrator import embeddings
@@ -314,6 +315,36 @@ def test_a_projection_comes_after_the_pooling_and_before_the_length(tiny_model: 
     pooled = torch.stack([states[0].mean(0), states[1, :3].mean(0)])
     expected = F.normalize(pooled @ encoder.projection.weight.T, dim=-1)  # type: ignore[union-attr]
     torch.testing.assert_close(encoder(ids, mask), expected)
+
+
+def test_adapters_are_learned_and_are_in_the_weights_of_what_is_saved(taught: Make) -> None:
+    adapted = "{recipe: infonce, loss: {temperature: 0.1}, encoder: {lora: {rank: 2, alpha: 4}}}"
+    workspace = taught(f"[{adapted}]", "training.checkpoint_seconds=0", teacher=None)
+    run = run_of(workspace)
+    start, plain = workspace.for_run(run).load_encoder(), workspace.load_encoder()
+    encoding, ids = workspace.encoding("fp32", None), workspace.tokens.queries.take(range(5))
+    torch.testing.assert_close(encoding.embed(start, ids), encoding.embed(plain, ids))
+    learned = {name for name, parameter in start.named_parameters() if parameter.requires_grad}
+    assert learned
+    assert all("lora" in name for name in learned)
+
+    points: list[Progress] = []
+
+    def kill(point: Progress) -> None:
+        points.append(point)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(workspace, run, kill)
+    run_trial(workspace, run, points.append)  # from its checkpoint
+    saved, base = load_file(workspace.trial(run).path / MODEL / "model.safetensors"), plain.backbone.state_dict()
+    assert saved.keys() == base.keys()
+    changed = {name for name in saved if not torch.equal(saved[name], base[name])}
+    assert changed == {name for name in base if ".weight" in name and base[name].ndim == 2 and "embeddings" not in name}
+    for name in changed:
+        assert torch.linalg.matrix_rank(saved[name] - base[name], atol=1e-5) <= 2
+    validated = workspace.validator(encoding)(workspace.trained_model(run).load(), _alone()).score
+    assert points[-1].validation == pytest.approx(validated)
 
 
 def test_a_comparison_trains_the_teacher_first(taught: Make, monkeypatch: pytest.MonkeyPatch) -> None:
