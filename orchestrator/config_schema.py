@@ -149,7 +149,7 @@ class EncoderSettings(Section):
     """The encoder to start from. `model` is a hub name, or a folder; a relative one starts at the current directory."""
 
     model: Text
-    pooling: Literal["cls", "mean", "pooler"] = "mean"
+    pooling: Literal["cls", "mean", "pooler"] | None = None  # None: the model's own, mean where it names none
     normalize: bool = True
     query_tokens: Annotated[int, Field(ge=3)] = 64  # room for one token between the two special ones
     document_tokens: Annotated[int, Field(ge=3)] = 256

@@ -17,6 +17,8 @@ from data import UserError
 
 Pooling = Literal["cls", "mean", "pooler"]
 
+POOLING = "1_Pooling"  # the folder that says how, in sentence-transformers' layout
+
 
 class BiEncoder(nn.Module):
     """Encode token sequences to vectors `(n, D)`, queries and documents alike.
@@ -80,6 +82,36 @@ class BiEncoder(nn.Module):
         linear = nn.Linear(self.dimension, dimension, bias=False)
         nn.init.orthogonal_(linear.weight, generator=torch.Generator().manual_seed(seed))
         self.projection = linear
+
+
+def own_pooling(folder: Path) -> Pooling:
+    """How sentence-transformers' files in a model folder say that it pools; "mean" where there are none.
+
+    Raises:
+        UserError: in a way that is not known here.
+    """
+    file = folder / POOLING / "config.json"
+    if not file.is_file():
+        return "mean"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    before = {key.removeprefix("pooling_mode_") for key, value in config.items() if value is True}
+    named = config.get("pooling_mode") or sorted(before - {"include_prompt"})
+    match named:
+        case "mean" | ["mean"] | ["mean_tokens"]:
+            return "mean"
+        case "cls" | ["cls"] | ["cls_token"]:
+            return "pooler" if _activation(folder, ".Tanh") else "cls"
+    raise UserError(
+        f"the model pools by {named if isinstance(named, str) else ' and '.join(named)}, which is not known here",
+        where="encoder.pooling",
+        mend="Set it to cls, mean or pooler.",
+    )
+
+
+def _activation(folder: Path, name: str) -> bool:
+    """Whether a dense module with such an activation comes after the pooling."""
+    files = folder.glob("?_Dense/config.json")
+    return any(json.loads(file.read_text(encoding="utf-8"))["activation_function"].endswith(name) for file in files)
 
 
 def parameters(encoder: nn.Module) -> int:
@@ -309,7 +341,7 @@ def _save_modules(tower: Tower, folder: Path) -> list[str]:
     modules = ["Transformer", "Pooling"]
     mode = "mean" if encoder.pooling == "mean" else "cls"
     _write_json(
-        folder / "1_Pooling" / "config.json",
+        folder / POOLING / "config.json",
         {
             "word_embedding_dimension": int(encoder.config.hidden_size),
             "pooling_mode_cls_token": mode == "cls",

@@ -50,6 +50,7 @@ class Teaching:
         self.identity, self.folders = json.loads(taught.identity), dict(taught.folders)
         if taught.encoder:
             self.model, self.model_folder, self.dimension = taught.encoder
+            self.encoder.model = self.model_folder
 
     @property
     def space(self) -> Space:

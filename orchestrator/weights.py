@@ -113,7 +113,8 @@ def _checked(path: Path, model: str) -> ModelFolder:
 def _weights(path: Path) -> tuple[Path, ...]:
     # The index is there where the weights are in several files, the other one where the model writes.
     others = (path / name for name in ("model.safetensors.index.json", "generation_config.json"))
-    dense = sorted(path.glob("?_Dense/*.*"))  # maps of the pooled vector, as sentence-transformers saves them
+    # How the model pools, and maps of the pooled vector, as sentence-transformers saves them.
+    dense = sorted([*path.glob("1_Pooling/config.json"), *path.glob("?_Dense/*.*")])
     own = sorted(path.glob("*.safetensors"))
     return path / "config.json", *own, *(file for file in others if file.is_file()), *dense
 

@@ -35,7 +35,16 @@ from orchestrator import cluster
 from orchestrator.config import Experiment, TrainingSettings
 from orchestrator.config_schema import EncoderSettings, NegativesSettings, StudentSettings
 from orchestrator.embeddings import Model, VectorSet, embed
-from orchestrator.encoder import QUERY_TOWER, BiEncoder, layers_of, load_encoder, pad_id, parameters
+from orchestrator.encoder import (
+    QUERY_TOWER,
+    BiEncoder,
+    Pooling,
+    layers_of,
+    load_encoder,
+    own_pooling,
+    pad_id,
+    parameters,
+)
 from orchestrator.encoding import Encoding, device
 from orchestrator.generation import Generation
 from orchestrator.negatives import Sources
@@ -273,7 +282,8 @@ class Workspace:
             "weights": model.fingerprint,
             "tokenizer": model.tokenizer_fingerprint,
             "transformers": version("transformers"),
-            **self.settings.model_dump(include={"pooling", "normalize", "dropout"}),
+            **self.settings.model_dump(include={"normalize", "dropout"}),
+            "pooling": self.pooling,
             "layers": layers,
         }
 
@@ -300,6 +310,13 @@ class Workspace:
             return self.model, layers
         teacher = self.teaching.encoder
         return teacher.model, layers_of(teacher.settings.layers, layers)
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """How the encoder pools: as the settings say, or else its own files."""
+        if self.settings.pooling is None and self.settings.model == TEACHER and self.teaching:
+            return self.teaching.encoder.pooling
+        return self.settings.pooling or own_pooling(self.model.path)
 
     @property
     def _tokenized(self) -> dict[data.TextField, tuple[ModelFolder, int]]:
@@ -505,7 +522,7 @@ class Workspace:
     def _load(self, model: ModelFolder, layers: tuple[int, ...] | None) -> BiEncoder:
         config = self.settings
         return load_encoder(
-            model.path, pooling=config.pooling, normalize=config.normalize, layers=layers, dropout=config.dropout
+            model.path, pooling=self.pooling, normalize=config.normalize, layers=layers, dropout=config.dropout
         )
 
     @cached_property
@@ -514,9 +531,10 @@ class Workspace:
         config = self.settings
         inputs = {
             "weights": self.model.fingerprint,
-            **config.model_dump(include={"pooling", "normalize", "layers"}),
+            **config.model_dump(include={"normalize", "layers"}),
+            "pooling": self.pooling,
         }
-        return Model(self.model.path, fingerprint(inputs), config.pooling, config.normalize, config.layers)
+        return Model(self.model.path, fingerprint(inputs), self.pooling, config.normalize, config.layers)
 
     def trial(self, run: RunSpec) -> Stage:
         """Where a run lives in the store: named by everything that its result depends on."""
@@ -536,10 +554,8 @@ class Workspace:
     def trained_model(self, run: RunSpec) -> Model:
         """The encoder that a run leaves; of two towers, that of the queries."""
         stage, encoder = self.trial(run), run.encoder
-        folder = stage.path / MODEL
-        return Model(
-            folder / QUERY_TOWER if encoder.inherits else folder, stage.fingerprint, encoder.pooling, encoder.normalize
-        )
+        folder = stage.path / MODEL / (QUERY_TOWER if encoder.inherits else "")
+        return Model(folder, stage.fingerprint, self.for_run(run).pooling, encoder.normalize)
 
     def encoding(self, precision: str, token_budget: int | None) -> Encoding:
         """How this process encodes: on its GPU if it was granted one."""
@@ -579,5 +595,6 @@ class Workspace:
             "weights": self.model.fingerprint,
             "tokenizer": self.model.tokenizer_fingerprint,
             **self.settings.model_dump(exclude={"model", "document_encoder", "lora"}),
+            "pooling": self.pooling,
             **({"lora": lora.model_dump()} if (lora := self.settings.lora) else {}),
         }

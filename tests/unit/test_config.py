@@ -82,7 +82,7 @@ def test_minimal_experiment_has_every_default():
         },
         "encoder": {
             "model": "m",
-            "pooling": "mean",
+            "pooling": None,
             "normalize": True,
             "query_tokens": 64,
             "document_tokens": 256,

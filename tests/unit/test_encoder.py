@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, LAYERS, save, sequences, state_equal
 
 from data import UserError
-from orchestrator.encoder import BiEncoder, load_encoder, save_encoder
+from orchestrator.encoder import BiEncoder, load_encoder, own_pooling, save_encoder
 from orchestrator.encoding import Encoding, pad
 
 LENGTHS = [7, 2, 12, 5]
@@ -190,6 +190,7 @@ def test_a_saved_folder_loads_here_and_in_sentence_transformers(
     save_encoder(encoder, tmp_path / "saved", tokenizer=bert, max_tokens=12)
     again = load_encoder(tmp_path / "saved", pooling=pooling, normalize=normalize)
     assert state_equal(encoder.state_dict(), again.state_dict())
+    assert own_pooling(tmp_path / "saved") == pooling
 
     tokenizer = AutoTokenizer.from_pretrained(bert)
     ids = [tokenizer(text, truncation=True, max_length=12)["input_ids"] for text in TEXTS]
@@ -202,6 +203,35 @@ def test_a_saved_folder_loads_here_and_in_sentence_transformers(
     torch.testing.assert_close(ours, vectors, atol=1e-5, rtol=0)
     # What search ranks by: the inner product.
     torch.testing.assert_close(ours @ ours.T, theirs.similarity(vectors, vectors), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "max", ("mean", "max")])
+def test_how_a_model_of_sentence_transformers_pools(bert: Path, tmp_path: Path, mode: Any) -> None:
+    from sentence_transformers import SentenceTransformer, models
+
+    layers = [models.Transformer(str(bert)), models.Pooling(32, pooling_mode=mode)]
+    SentenceTransformer(modules=layers, device="cpu").save(str(tmp_path / "theirs"))
+    if mode in ("cls", "mean"):
+        assert own_pooling(tmp_path / "theirs") == mode
+        return
+    with pytest.raises(UserError) as refused:
+        own_pooling(tmp_path / "theirs")
+    named = mode if isinstance(mode, str) else " and ".join(mode)
+    what = f"encoder.pooling: the model pools by {named}, which is not known here. Set it to cls, mean or pooler."
+    assert str(refused.value) == what
+
+
+def test_older_files_say_how_a_model_pools_key_by_key(tmp_path: Path) -> None:
+    assert own_pooling(tmp_path) == "mean"
+    file = tmp_path / "1_Pooling" / "config.json"
+    file.parent.mkdir()
+    modes = {f"pooling_mode_{name}": False for name in ("cls_token", "mean_tokens", "max_tokens", "lasttoken")}
+    for on, pooling in (("cls_token", "cls"), ("mean_tokens", "mean")):
+        file.write_text(json.dumps({**modes, f"pooling_mode_{on}": True, "include_prompt": True}))
+        assert own_pooling(tmp_path) == pooling
+    file.write_text(json.dumps({**modes, "pooling_mode_lasttoken": True, "pooling_mode_cls_token": True}))
+    with pytest.raises(UserError, match="pools by cls_token and lasttoken"):
+        own_pooling(tmp_path)
 
 
 def message(folder: Path, **options: Any) -> str:

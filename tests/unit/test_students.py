@@ -23,7 +23,7 @@ from orchestrator import embeddings
 from orchestrator.compare import Job
 from orchestrator.config import load
 from orchestrator.console import Display
-from orchestrator.encoder import DOCUMENT_TOWER, QUERY_TOWER, load_encoder, parameters
+from orchestrator.encoder import DOCUMENT_TOWER, QUERY_TOWER, load_encoder, own_pooling, parameters, save_encoder
 from orchestrator.evaluation import evaluate_all, trained, untrained
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec, runs_of
@@ -297,6 +297,28 @@ def test_what_no_student_can_be_is_refused(taught: Make, teacher: str | None, re
     with pytest.raises(UserError) as refused:
         taught(recipes, teacher=teacher).check_encoder()
     assert message in str(refused.value)
+
+
+def test_a_model_pools_as_its_own_files_say_unless_the_experiment_says_otherwise(
+    taught: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cls"
+    encoder = load_encoder(tiny_model, pooling="cls", normalize=True)
+    save_encoder(encoder, folder, tokenizer=tiny_model, max_tokens=24)
+    teacher = f"{{{{encoder: {{{{model: {folder}, query_tokens: 16, document_tokens: 24}}}}}}}}"
+    rows = f"[{{{MATCHING}, encoder: {{model: teacher}}}}, {{recipe: arm-adaptive, encoder: {{model: {folder}}}}}]"
+    workspace = taught(rows, teacher=teacher)
+    taught_by_cls, own_cls = (workspace.for_run(run_of(workspace, row)) for row in (0, 1))
+    assert [each.pooling for each in (workspace, taught_by_cls, own_cls)] == ["mean", "cls", "cls"]
+    assert workspace.teaching is not None
+    assert workspace.teaching.model.pooling == "cls"
+    said = taught(rows, "encoder.pooling=mean", teacher=teacher)
+    assert said.for_run(run_of(said, 1)).pooling == "mean"
+    kept = own_cls.model.path  # in the store, where a worker finds it
+    assert own_pooling(kept) == "cls"
+    run, _ = trained_run(workspace, 0)
+    worker = Workspace.of(taught_by_cls.opened)
+    assert (worker.pooling, worker.trial(run).done) == ("cls", True)
 
 
 def test_another_model_keeps_all_of_its_layers(taught: Make, wide: Path) -> None:
