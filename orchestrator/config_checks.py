@@ -136,6 +136,12 @@ def _teacher(experiment: Experiment) -> Iterator[Problem]:
             need.startswith("teacher_") for need in recipes.get(row.recipe).needs
         ):
             yield Problem(here, f"{row.name} learns from a teacher itself", "Name a row that learns from judgments.")
+    if teacher and teacher.average:
+        spaces = [experiment.space_of(each) for each in teacher.average]
+        for number, space in enumerate(spaces):
+            if space != spaces[0]:
+                what = f"its scores are {space} and the first's {spaces[0]}, which have no mean"
+                yield Problem(("teacher", "average", number), what, "Average teachers of one space.")
     for index, row in enumerate(experiment.recipes):
         if teacher and teacher.encoder and row.name == TEACHER:
             what = f'"{TEACHER}" is the name of the encoder that teaches'
@@ -260,16 +266,18 @@ def _taught(experiment: Experiment, row: RecipeSettings, loss: Loss, recipe: Rec
     if lacking := [need for need in needs if need not in teacher.offers]:
         what = f"{recipe.name} needs {' and '.join(need.replace('_', ' ') for need in lacking)}, vectors that only an "
         return Problem(here, f"{what}encoder has", 'Name one: "teacher: {encoder: {model: …}}".')
-    if teacher.scores is not None and experiment.training_for(row).queries != "judged":
+    if any(each.scores for _, each in teacher.members) and experiment.training_for(row).queries != "judged":
         what = f"{recipe.name} needs scores of generated queries, and the teacher's are written already"
         return Problem(here, what, "Name an encoder or a cross_encoder as teacher.")
     if "teacher_scores" not in needs:
         return None
-    if not teacher.encodes and any(source.refresh for source in experiment.negatives.sources):
+    if not all(each.encodes for _, each in teacher.members) and any(
+        source.refresh for source in experiment.negatives.sources
+    ):
         what = f"{recipe.name} needs scores of its pairs before it trains, and refreshed negatives are not known then"
         return Problem(here, what, "Remove refresh, or take an encoder as teacher.")
     student: Space = "cosine" if experiment.encoder_for(row).normalize else "dot"
-    if misfit := loss.misfit(experiment.teacher_space, student):
+    if misfit := loss.misfit(experiment.space_of(teacher), student):
         mend = "Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."
         return Problem(here, f"{recipe.name} {misfit}", mend if student == "cosine" else "Take another teacher.")
     return None

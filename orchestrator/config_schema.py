@@ -244,21 +244,38 @@ class ScoresSettings(Section):
     space: Space
 
 
+def _members(teachers: tuple[TeacherSettings, ...]) -> tuple[TeacherSettings, ...]:
+    if len(teachers) < 2 or any(teacher.average or teacher.row for teacher in teachers):
+        raise refusal("must be two teachers or more, each an encoder, a cross_encoder or scores")
+    return teachers
+
+
 class TeacherSettings(Section):
-    """Who teaches the recipes that learn from a teacher: one of the four. `row` is one of the experiment's own rows."""
+    """Who teaches the recipes that learn from a teacher: one of the five.
+
+    `row` is one of the experiment's own rows; of those that `average` names, the scores are averaged.
+    """
 
     encoder: EncoderSettings | None = None
     row: Name | None = None
     cross_encoder: CrossEncoderSettings | None = None
     scores: ScoresSettings | None = None
+    average: Annotated[tuple[TeacherSettings, ...], Field(strict=False), AfterValidator(_members)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> TeacherSettings:
         named = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(named) != 1:
             what = f"names {' and '.join(named)}" if named else "names no teacher"
-            raise refusal(what, "Give one of encoder, row, cross_encoder and scores.")
+            raise refusal(what, "Give one of encoder, row, cross_encoder, scores and average.")
         return self
+
+    @property
+    def members(self) -> list[tuple[str, TeacherSettings]]:
+        """The teachers, and the YAML path of each."""
+        if self.average is None:
+            return [("teacher", self)]
+        return [(f"teacher.average.{number}", each) for number, each in enumerate(self.average)]
 
     @property
     def encodes(self) -> bool:
@@ -468,16 +485,15 @@ class Experiment(Section):
         named = self.teacher and self.teacher.row
         return next((row for row in self.recipes if named and row.name == named), None)
 
-    @property
-    def teacher_encoder(self) -> EncoderSettings | None:
-        """The bi-encoder that teaches, if one does; that of a row is as it is before it is trained."""
-        if row := self.teaching_row:
-            return self.encoder_for(row)
-        return self.teacher.encoder if self.teacher else None
+    def encoder_of(self, teacher: TeacherSettings) -> EncoderSettings | None:
+        """The bi-encoder of a teacher that is one; that of a row is as it is before it is trained."""
+        row = self.teaching_row if teacher.row else None
+        return self.encoder_for(row) if row else teacher.encoder
 
-    @property
-    def teacher_space(self) -> Space:
-        """What a score of the teacher is."""
-        if encoder := self.teacher_encoder:
+    def space_of(self, teacher: TeacherSettings) -> Space:
+        """What a score of a teacher is."""
+        if encoder := self.encoder_of(teacher):
             return "cosine" if encoder.normalize else "dot"
-        return self.teacher.scores.space if self.teacher and self.teacher.scores else "logit"
+        if teacher.average:
+            return self.space_of(teacher.average[0])
+        return teacher.scores.space if teacher.scores else "logit"

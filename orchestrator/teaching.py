@@ -40,10 +40,10 @@ class Taught:
 
 
 class Teaching:
-    """The teacher of an experiment."""
+    """The teacher of an experiment; `key` is the YAML path of its settings."""
 
-    def __init__(self, workspace: Workspace, settings: TeacherSettings) -> None:
-        self._workspace, self._settings = workspace, settings
+    def __init__(self, workspace: Workspace, settings: TeacherSettings, key: str = "teacher") -> None:
+        self._workspace, self._settings, self._key = workspace, settings, key
 
     def open(self, taught: Taught) -> None:
         """Take what the driver made: a worker reads the store and nothing else."""
@@ -55,7 +55,7 @@ class Teaching:
     @property
     def space(self) -> Space:
         """What a score of the teacher is."""
-        return self._workspace.experiment.teacher_space
+        return self._workspace.experiment.space_of(self._settings)
 
     @property
     def asked(self) -> bool:
@@ -77,7 +77,7 @@ class Teaching:
     @cached_property
     def encoder(self) -> Workspace:
         """The collection and the store with a bi-encoder; with that of a row before it is trained."""
-        encoder = self._workspace.experiment.teacher_encoder
+        encoder = self._workspace.experiment.encoder_of(self._settings)
         assert encoder is not None
         return self._workspace.with_encoder(encoder)
 
@@ -85,7 +85,7 @@ class Teaching:
     def run(self) -> RunSpec | None:
         """The run that a row teaches with; None where the teacher is none of the rows."""
         experiment = self._workspace.experiment
-        row = experiment.teaching_row
+        row = experiment.teaching_row if self._settings.row else None
         return runs_of(experiment, row)[0] if row else None
 
     @property
@@ -131,11 +131,11 @@ class Teaching:
                 self._score_file  # noqa: B018 - refuses a path that is no file
             elif self._workspace.collection.scores is None:
                 what, mend = "the collection has no scores", "Add the path of a file with scores: path: …"
-                raise UserError(what, where="teacher.scores", mend=mend)
+                raise UserError(what, where=f"{self._key}.scores", mend=mend)
         elif self._settings.encoder is not None:
-            self.encoder.check_own_encoder("teacher.encoder")
+            self.encoder.check_own_encoder(f"{self._key}.encoder")
         elif self._settings.cross_encoder is not None:
-            self.scorer.check("teacher.cross_encoder")
+            self.scorer.check(f"{self._key}.cross_encoder")
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -158,7 +158,7 @@ class Teaching:
         assert self._settings.scores.path is not None
         file = Path(self._settings.scores.path).expanduser()
         if not file.is_file():
-            raise UserError(f"{file} is no file", where="teacher.scores.path", mend=pair_scores.FORMS)
+            raise UserError(f"{file} is no file", where=f"{self._key}.scores.path", mend=pair_scores.FORMS)
         return file
 
     @cached_property
@@ -171,8 +171,8 @@ class Teaching:
         if self._settings.scores is not None:
             what, how = (workspace.store, workspace.collection), (self.space, self.pairs)
             if self._settings.scores.path is None:
-                return {SCORES: pair_scores.own_scores(*what, *how, "teacher.scores")}
-            return {SCORES: pair_scores.read_scores(*what, self._score_file, *how, "teacher.scores.path")}
+                return {SCORES: pair_scores.own_scores(*what, *how, f"{self._key}.scores")}
+            return {SCORES: pair_scores.read_scores(*what, self._score_file, *how, f"{self._key}.scores.path")}
         return {SCORES: self.scorer.score(self.pairs)}
 
     def make(self) -> None:

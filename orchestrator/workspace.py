@@ -32,6 +32,7 @@ from data import (
 )
 from data.collection import GENERATED
 from orchestrator import cluster
+from orchestrator.committee import Committee
 from orchestrator.config import Experiment, TrainingSettings
 from orchestrator.config_schema import EncoderSettings, NegativesSettings, StudentSettings
 from orchestrator.embeddings import Model, VectorSet, embed
@@ -368,7 +369,8 @@ class Workspace:
             return self._base.teaching
         if self.experiment.teacher is None:
             return None
-        teaching = Teaching(self, self.experiment.teacher)
+        kind = Committee if self.experiment.teacher.average else Teaching
+        teaching = kind(self, self.experiment.teacher)
         return teaching if teaching.asked else None
 
     def with_encoder(self, encoder: EncoderSettings) -> Workspace:

@@ -582,9 +582,10 @@ CROSS = "{cross_encoder: {model: m}}"
          "x.yaml:13: recipes.2: score-kl takes a softmax over a teacher's scores, and these are probabilities, not "
          "logits. Take another teacher."),
         ("margin-mse", ["teacher={}"],
-         "--set teacher: names no teacher. Give one of encoder, row, cross_encoder and scores."),
+         "--set teacher: names no teacher. Give one of encoder, row, cross_encoder, scores and average."),
         ("margin-mse", [f"teacher={ENCODER}", "teacher.cross_encoder={model: c}"],
-         "--set teacher: names encoder and cross_encoder. Give one of encoder, row, cross_encoder and scores."),
+         "--set teacher: names encoder and cross_encoder. Give one of encoder, row, cross_encoder, scores and "
+         "average."),
         ("margin-mse", ["teacher={scores: {path: s, space: logits}}"],
          '--set teacher.scores.space: must be "logit", "probability", "cosine" or "dot", not "logits". Did '
          'you mean "logit"?'),

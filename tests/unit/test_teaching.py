@@ -339,6 +339,56 @@ def test_teachers_that_are_refused(taught: Make, teacher: str, recipe: str, sett
     assert str(refused.value).startswith(message)
 
 
+def test_the_scores_of_several_teachers_are_averaged(
+    taught: Make, tmp_path: Path, tiny_model: Path, tiny_cross_encoder: Path
+) -> None:
+    cross = f"{{{{cross_encoder: {{{{model: {tiny_cross_encoder}, query_tokens: 12, document_tokens: 14}}}}}}}}"
+    scores = tmp_path / "scores.jsonl"
+    one = taught(cross, "[score-kl]")
+    _, said = signals(one)
+    pairs = PairScores(one.teaching.folders["teacher_scores"])
+    ids = [one.collection.queries["query_id"].to_pylist(), one.collection.documents["doc_id"].to_pylist()]
+    with scores.open("w") as file:
+        for pair in pairs.pairs.tolist():
+            query, document = divmod(pair, one.collection.documents.num_rows)
+            line = {"query_id": ids[0][query], "doc_id": ids[1][document], "score": query - document / 7}
+            file.write(json.dumps(line) + "\n")
+    file_of = f"{{{{scores: {{{{path: {scores}, space: logit}}}}}}}}"
+    both = taught(f"{{{{average: [{cross}, {file_of}]}}}}", "[score-kl]")
+    both.check_encoder()
+    batch, averaged = signals(both)
+    rows = np.concatenate([batch.positives[:, None], batch.negatives], axis=1)
+    expected = (said.scores + torch.from_numpy(batch.queries[:, None] - rows / 7)) / 2
+    torch.testing.assert_close(averaged.scores, expected.float(), atol=1e-5, rtol=1e-5)
+    assert (averaged.queries, averaged.documents, averaged.space) == (None, None, "logit")
+    run = run_of(both)
+    worker = Workspace.of(both.opened)
+    torch.testing.assert_close(worker.teaching.signals(run)(batch).scores, averaged.scores)
+    run_trial(worker, run, lambda point: None)
+    assert both.trial(run).done
+    assert both.trial(run).fingerprint != one.trial(run).fingerprint
+    assert sum(cost.examples for cost in both.teaching.costs.values()) == len(pairs.pairs)
+    assert both.teaching.in_words.startswith("the mean of scores of the pairs that training meets, ")
+    assert [stage.done for stage in both.teaching.stages] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        ("[{encoder}, {cross}]", "teacher.average.1: its scores are logit and the first's cosine, which have no mean"),
+        ("[{cross}]", "teacher.average: must be two teachers or more"),
+        (
+            "[{cross}, {{{{row: score-kl}}}}]",
+            "must be two teachers or more, each an encoder, a cross_encoder or scores",
+        ),
+    ],
+)
+def test_teachers_that_have_no_mean_are_refused(taught: Make, teachers: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        taught(f"{{{{average: {teachers.format(**TEACHERS)}}}}}", "[score-kl]").check_encoder()
+    assert message in str(refused.value)
+
+
 def test_the_journal_has_what_the_loss_says_of_the_teacher(taught: Make) -> None:
     workspace = taught("encoder", "[margin-mse]")
     workspace.teaching.make()
