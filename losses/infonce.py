@@ -29,6 +29,7 @@ class InfoNCE(Loss):
         temperature: τ > 0, or "learned": a parameter in [0.01, ∞) that starts at 0.05 and has to be tuned no more.
         candidates: "batch", or "own", the query's own positive and K negatives (localized contrastive estimation, Gao
             et al. 2021, arXiv 2101.08751).
+        similarity: "cosine", or "dot" in the place of cos, for encoders that do not normalize.
         mask: None; "teacher", candidates that a teacher scores above the positive are left out, as they may be relevant
             (Solatorio 2024, GISTEmbed, arXiv 2402.16829).
 
@@ -45,11 +46,18 @@ class InfoNCE(Loss):
     tunable: ClassVar[tuple[str, ...]] = ("temperature",)
     paper: ClassVar[str] = "van den Oord et al. 2018, arXiv 1807.03748"
 
-    def __init__(self, temperature: float | str = START, candidates: str = "batch", mask: str | None = None) -> None:
+    def __init__(
+        self,
+        temperature: float | str = START,
+        candidates: str = "batch",
+        similarity: str = "cosine",
+        mask: str | None = None,
+    ) -> None:
         super().__init__()
         choice("candidates", candidates, ("batch", "own"))
+        choice("similarity", similarity, ("cosine", "dot"))
         choice("mask", mask, (None, "teacher"))
-        self.candidates, self.mask = candidates, mask
+        self.candidates, self.similarity, self.mask = candidates, similarity, mask
         self.temperature: float | str = LEARNED
         if temperature == LEARNED:
             self.slow_log_temperature = nn.Parameter(torch.tensor(math.log(START) / GAIN))
@@ -64,7 +72,9 @@ class InfoNCE(Loss):
 
     def compute(self, embeddings: Embeddings, signals: Signals) -> LossOutput:
         """The loss of a batch."""
-        q, p, n = unit(embeddings.queries), unit(embeddings.positives), unit(embeddings.negatives)
+        q, p, n = embeddings.queries, embeddings.positives, embeddings.negatives
+        if self.similarity == "cosine":
+            q, p, n = unit(q), unit(p), unit(n)
         B, K, _ = n.shape
         C = q @ torch.cat([p, n.flatten(0, 1)]).T  # (B, B + B·K)
         P = C.diagonal()

@@ -104,6 +104,17 @@ def test_refuses_a_temperature_that_is_not_positive(value, word):
 
 
 @pytest.mark.parametrize("K", [1, 3])
+def test_the_dot_product_is_the_cosine_of_unit_vectors_and_not_of_others():
+    embeddings = batch(masked=True)
+    units = changed(embeddings, *(torch.nn.functional.normalize(x, dim=-1) for x in tensors(embeddings)))
+    by_dot = InfoNCE(0.1, similarity="dot")
+    torch.testing.assert_close(by_dot(units).per_example, InfoNCE(0.1)(embeddings).per_example)
+    q, p, n = tensors(embeddings)
+    scores = (q @ torch.cat([p, n.flatten(0, 1)]).T / 0.1).masked_fill(embeddings.relevant, -torch.inf)
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(4), reduction="none")
+    torch.testing.assert_close(by_dot(embeddings).per_example, expected)
+
+
 def test_own_candidates_are_the_cross_entropy_over_a_querys_documents(K):
     embeddings = batch(K=K, masked=True)
     q, p, n = tensors(embeddings)
@@ -184,6 +195,7 @@ def test_a_learned_temperature_starts_at_the_default_and_has_the_gradient_of_the
     [
         ({"temperature": "learnt"}, 'temperature must be a number greater than 0, not "learnt"'),
         ({"candidates": "all"}, 'candidates must be one of "batch", "own", not "all"'),
+        ({"similarity": "l2"}, 'similarity must be one of "cosine", "dot", not "l2"'),
         ({"mask": "guide"}, 'mask must be one of null, "teacher", not "guide"'),
     ],
 )

@@ -115,7 +115,7 @@ def test_build_finds_each_loss_by_its_own_name():
         (
             "infonce",
             {"scale": 20},
-            'the loss "infonce" has no parameter "scale"; known: "temperature", "candidates", "mask"',
+            'the loss "infonce" has no parameter "scale"; known: "temperature", "candidates", "similarity", "mask"',
         ),
         ("margin", {"in_batch": "rows"}, 'the loss "margin" needs a value for "target"'),
         ("triplet", {}, 'the loss "triplet" needs a value for "margin"'),
