@@ -115,6 +115,9 @@ class Tracker:
             params["index"] = result.index.index
             for figure in ("recall", "median_ms", "p95_ms", "queries_per_second", "build_seconds", "bytes"):
                 values[f"index/{figure}"] = getattr(result.index, figure)
+        if result.encoder is not None:
+            for figure in ("parameters", "median_ms", "p95_ms"):
+                values[f"encoder/{figure}"] = getattr(result.encoder, figure)
         if winner:
             values["validation/best"] = winner.validation
         tags, curve = _row_tags(comparison, result), winner.curve if winner else ()

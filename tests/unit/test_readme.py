@@ -43,7 +43,7 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, taught, generated = [block for language, block in BLOCKS if language == "yaml"]
+    written, negatives, taught, students, generated = [block for language, block in BLOCKS if language == "yaml"]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
     quickstart = load(tmp_path / "x.yaml")
     assert quickstart == load("experiments/quickstart.yaml")
@@ -53,6 +53,10 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     assert [(source.source, source.weight) for source in mixed.sources] == [("mined", 3.0), ("random", 1.0)]
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", taught, written, flags=re.M), encoding="utf-8")
     assert [row.recipe for row in load(other).recipes] == ["margin-mse", "score-kl", "embedding-matching"]
+    other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", students, written, flags=re.M), encoding="utf-8")
+    trained = load(other)
+    assert trained.teaching_row == trained.recipes[0]
+    assert [trained.encoder_for(row).inherits for row in trained.recipes] == [False, False, True, False]
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", generated, written, flags=re.M), encoding="utf-8")
     made = load(other)
     assert [made.training_for(row).queries for row in made.recipes] == ["judged", "both", "generated"]

@@ -114,6 +114,24 @@ def _alone():  # type: ignore[no-untyped-def]
     return Group()
 
 
+def test_the_teacher_is_measured_beside_its_students(taught: Make) -> None:
+    workspace = taught(f"[{{{MATCHING}, encoder: {{layers: [0], {INHERITS}}}}}]", "encoder.layers=[1]")
+    job = Job(workspace.experiment, Display())
+    assert job.workspace.teaching is not None
+    job.workspace.teaching.make()
+    run = run_of(workspace)
+    run_trial(job.workspace, run, lambda point: None)
+    trials = {run.row: job._finished(job.experiment.recipes[0], [run])}
+    comparison = job._comparison(trials, job.evaluate(trials))
+    assert [result.name for result in comparison.results] == ["untrained", "teacher", "embedding-matching"]
+    figures = [result.encoder for result in comparison.results]
+    whole = load_encoder(job.workspace.model.path, pooling="mean", normalize=True)
+    sizes = [parameters(whole), parameters(job.workspace.load_encoder())]
+    assert [each.parameters for each in figures if each] == [sizes[1], sizes[0], sizes[1]]
+    assert all(each and 0 < each.median_ms <= each.p95_ms for each in figures)
+    assert comparison.results[1].trials == ()
+
+
 def test_its_index_is_the_teachers_vectors_which_are_not_made_again(
     taught: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

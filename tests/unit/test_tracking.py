@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from orchestrator import tracking
-from orchestrator.records import UNTRAINED, Comparison, Cost, Progress, Result, Trial
+from orchestrator.records import UNTRAINED, Comparison, Cost, EncoderFigures, Progress, Result, Trial
 from orchestrator.tracking import Tracker, is_finished
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +34,10 @@ def trial(name: str, state: str) -> Trial:
 @pytest.fixture
 def comparison() -> Comparison:
     trials = trial("infonce temperature=0.1", "finished"), trial("infonce temperature=0.2", "stopped")
+    figures = EncoderFigures(parameters=9, median_ms=1.5, p95_ms=2.0, threads=2)
     results = (
         Result(UNTRAINED, UNTRAINED, True, (), None, {"nDCG@10": 0.3}, {}),
-        Result("infonce", "infonce", False, trials, trials[0].name, {"nDCG@10": 0.4}, {}),
+        Result("infonce", "infonce", False, trials, trials[0].name, {"nDCG@10": 0.4}, {}, encoder=figures),
     )
     costs = tuple(cost for trial in trials for cost in trial.costs)
     return Comparison(
@@ -125,6 +126,8 @@ def test_requests_of_a_comparison(
         (step, 1 / step) for step in range(1, STEPS + 1)
     }
     assert ("cost/wall_seconds", 0, 3.0) in logged
+    of_row = {key: value for key, _, value in runs["infonce"][2] if key.startswith("encoder/")}
+    assert of_row == {"encoder/parameters": 9, "encoder/median_ms": 1.5, "encoder/p95_ms": 2.0}
 
 
 def test_a_finished_one_takes_none(

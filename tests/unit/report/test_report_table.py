@@ -2,11 +2,22 @@
 above all where the parameter-free recipe is behind."""
 
 import dataclasses
+import json
 
 import pytest
 from rich.console import Console
 
-from orchestrator.records import UNTRAINED, Comparison, Cost, IndexFigures, Result, Trial
+from orchestrator.records import (
+    UNTRAINED,
+    Comparison,
+    Cost,
+    EncoderFigures,
+    IndexFigures,
+    Result,
+    Trial,
+    comparison_from_json,
+    to_json,
+)
 from orchestrator.report import markdown, terminal, wording
 from orchestrator.report.table import SpeedUp, ledger, rows, total
 
@@ -242,6 +253,52 @@ def test_the_figures_of_an_index_stand_below_the_table():
         assert ["infonce", "0.9346", "1.23", "2.50", "4,322", "12.3", "5.2"] in lines
         assert "Searched with the index IVF256,PQ32 on 2 CPU cores." in " ".join(text.split())
     assert "Searched with" not in markdown.page(small()) + shown(small(), 120, force_terminal=False)
+
+
+def encoded(**changes):
+    """Two encoders, the second half as large, the first the teacher's."""
+    figures = [EncoderFigures(size, ms, 2 * ms, threads=2) for size, ms in ((22_713_216, 4.0), (11_000_000, 1.5))]
+    named = zip(small().results[:2], figures, strict=True)
+    results = [dataclasses.replace(result, encoder=each) for result, each in named]
+    return dataclasses.replace(small(), results=tuple(results), **changes)
+
+
+def test_the_encoders_that_queries_wait_for_stand_below_the_table():
+    assert markdown.page(encoded()).endswith(
+        "\nParameters of the encoder that a query waits for, and what it takes for one query alone, on 2 CPU cores, "
+        "without the search.\n\n"
+        "| recipe | parameters | ms a query | ms, 95th percentile |\n"
+        "| :-- | --: | --: | --: |\n"
+        "| untrained | 22.7 M | 4.00 | 8.00 |\n"
+        "| infonce | 11.0 M | 1.50 | 3.00 |\n"
+    )
+    same = dataclasses.replace(encoded(), results=encoded().results[:1])
+    assert "Parameters of" not in markdown.page(same)
+    assert comparison_from_json(json.loads(json.dumps(to_json(encoded())))) == encoded()
+
+
+def test_the_share_of_the_teachers_quality_that_is_kept():
+    first, second = encoded().results
+    kept = f"{second.measures['nDCG@10'] / first.measures['nDCG@10']:.1%}"
+    teacher = dataclasses.replace(first, name="teacher", recipe="teacher")
+    for comparison in (
+        dataclasses.replace(encoded(), teacher="untrained"),
+        dataclasses.replace(encoded(), results=(teacher, second)),
+    ):
+        lines = [line.split() for line in shown(comparison, 120, force_terminal=False).splitlines()]
+        assert ["infonce", "11.0", "M", "1.50", "3.00", kept] in lines
+        assert "| nDCG@10 of teacher |" in markdown.page(comparison)
+
+
+def test_a_row_that_teaches_is_charged_to_those_that_it_teaches():
+    taught = dataclasses.replace(
+        small(costs=(*COSTS, cost("teaching", None, None, 30.0))),
+        results=tuple(dataclasses.replace(result, taught=result.name == "arm") for result in small().results),
+        teacher="infonce",
+    )
+    seconds = {row.name: (row.teacher_seconds, row.all_seconds) for row in rows(taught)}
+    assert seconds == {UNTRAINED: (0.0, 0.0), "infonce": (0.0, 100.0), "arm": (130.0, 140.0)}
+    assert any("that it took to train and ask it are" in sentence for sentence in wording.sentences(taught))
 
 
 def test_markdown_shows_a_name_as_it_is():
