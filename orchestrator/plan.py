@@ -13,6 +13,7 @@ from orchestrator.runs import RunSpec, runs_of
 from orchestrator.tuning import concurrency
 
 DONE, BEGUN, OPEN = "done", "begun", "to do"
+_FOR = {"judged": "", "generated": ", for generated queries", "both": ", for judged and generated queries"}
 
 
 class Planned(NamedTuple):
@@ -61,7 +62,7 @@ def describe(experiment: Experiment) -> list[Planned]:
     for each in learned:
         if each.teaching:
             stages_of = each.teaching.stages if each.collected else None
-            lines.append(Planned("teach", _state(stages_of), each.teaching.in_words))
+            lines.append(Planned("teach", _state(stages_of), f"{each.teaching.in_words}{_FOR[each.learns]}"))
     for row in experiment.recipes:
         runs = runs_of(experiment, row)
         student = workspace.for_run(runs[0])
@@ -72,7 +73,10 @@ def describe(experiment: Experiment) -> list[Planned]:
         steps = student.steps(experiment.training_for(row))
         state = DONE if job.search_stage(row, runs).done else _state(stages)
         lines.append(Planned(f"train {row.name}", state, _trials(runs, steps, row)))
-    lines.append(Planned("evaluate", "", f"{len(experiment.recipes) + 1} encoders on the test split"))
+    as_they_come = 1 + bool(
+        experiment.teacher and experiment.teacher.encoder and any(each.teaching for each in learned)
+    )
+    lines.append(Planned("evaluate", "", f"{len(experiment.recipes) + as_they_come} encoders on the test split"))
     side_by_side = concurrency(experiment, job.size, job.available)
     lines.append(
         Planned(

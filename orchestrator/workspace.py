@@ -44,7 +44,6 @@ from orchestrator.encoder import (
     load_encoder,
     own_pooling,
     pad_id,
-    parameters,
 )
 from orchestrator.encoding import Encoding, device
 from orchestrator.generation import Generation
@@ -62,11 +61,10 @@ MODEL = "model"  # the folder of the trained encoder, in a trial's stage
 
 
 class EncoderFacts(NamedTuple):
-    """What loading an encoder tells: the most tokens that it takes, None where any number, D, and its parameters."""
+    """What loading an encoder tells: the most tokens that it takes, None where any number, and D."""
 
     max_tokens: int | None
     dimension: int
-    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -290,7 +288,7 @@ class Workspace:
 
         def ask(partial: Path) -> None:
             encoder = self._load(model, layers)
-            found = EncoderFacts(encoder.max_tokens, encoder.dimension, parameters(encoder))
+            found = EncoderFacts(encoder.max_tokens, encoder.dimension)
             (partial / "encoder.json").write_text(json.dumps(found._asdict()))
 
         folder = self.store.stage("encoder-checks", VERSION, inputs).build(ask)
