@@ -427,6 +427,8 @@ class Workspace:
     @cached_property
     def generation(self) -> Generation:
         """What makes queries; only for an experiment that has such a section."""
+        if self._base is not None:
+            return self._base.generation
         assert self.experiment.generation is not None
         return Generation(self, self.experiment.generation)
 

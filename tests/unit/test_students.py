@@ -423,3 +423,26 @@ def test_a_share_of_the_training_queries_is_of_those_that_were_asked(taught: Mak
     generated = workspace.learning_from("both").collection.generated
     assert {row for row in both if not generated[row]} == quarter
     assert sum(generated[row] for row in both) == generated.sum() > 5
+
+
+def test_what_students_share_is_in_the_ledger_once(taught: Make) -> None:
+    rows = ", ".join(
+        f"{{{MATCHING}, name: {name}, encoder: {{layers: {layers}, {INHERITS}}}, training: {{queries: both}}}}"
+        for name, layers in (("first", [0]), ("second", [1]))
+    )
+    workspace = taught(f"[{rows}]", "generation={generator: inverse-cloze, documents: 10}")
+    job = Job(workspace.experiment, Display())
+    job.generate()
+    job.teach()
+    students = job.workspace.students
+    assert len(students) == 3
+    assert len({id(each.generation) for each in students}) == 1
+    shared = job._shared_costs()
+    assert sorted(cost.stage for cost in shared) == [
+        "generation",
+        "teaching",
+        "teaching",
+        "tokenizing",
+        "tokenizing",
+    ]
+    assert {cost.queries for cost in shared if cost.stage != "tokenizing"} == {("both",)}
