@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result
 
 
+MOST_RIVALS = 4  # where there are more recipes with knobs, those that were tuned are compared with alone
+
+
 @dataclass(frozen=True)
 class SpeedUp:
     """A parameter-free recipe against a tuned one.
@@ -72,6 +75,8 @@ def rows(comparison: Comparison) -> list[Row]:
     """One row per result, in the order of the comparison."""
     plain = [_row(result, comparison.costs, comparison.teacher) for result in comparison.results]
     rivals = [row for row in plain if row.kind in ("tuned", "fixed")]
+    if len(rivals) > MOST_RIVALS:
+        rivals = [row for row in rivals if row.kind == "tuned"]
     return [
         dataclasses.replace(row, speed_ups=tuple(_speed_ups(row, rivals, comparison.measures[0])))
         if row.kind == "parameter-free"

@@ -301,6 +301,18 @@ def test_a_row_that_teaches_is_charged_to_those_that_it_teaches():
     assert any("that it took to train and ask it are" in sentence for sentence in wording.sentences(taught))
 
 
+def test_of_many_rivals_those_that_were_tuned_are_compared_with():
+    one = [result(f"fixed-{number}", 0.4, [trial(f"f-{number}")], f"f-{number}") for number in range(4)]
+    costs = [cost("training", each.name, f"f-{number}", 7.0) for number, each in enumerate(one)]
+    few = small(costs=(*COSTS, *costs[:3]))
+    few, many = (
+        dataclasses.replace(few, results=(*few.results, *one[:count]), costs=(*COSTS, *costs[:count]))
+        for count in (3, 4)
+    )
+    assert [up.over for up in rows(few)[2].speed_ups] == ["infonce", "fixed-0", "fixed-1", "fixed-2"]
+    assert [up.over for up in rows(many)[2].speed_ups] == ["infonce"]
+
+
 def test_markdown_shows_a_name_as_it_is():
     odd = dataclasses.replace(small(), results=(result("a|b_<i>*\n`c`", 0.5),))
     assert "| a\\|b\\_&lt;i&gt;\\* \\`c\\` |" in markdown.page(odd)
