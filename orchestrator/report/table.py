@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result
 
-
 MOST_RIVALS = 4  # where there are more recipes with knobs, those that were tuned are compared with alone
 
 
