@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.records import UNTRAINED, Comparison
 from orchestrator.report.table import Row, SpeedUp, rows
 
+MANY = 3  # rows that are told of one by one
 CAVEAT = "One seed; no test of significance is made, so a small difference may be chance."
 
 
@@ -38,10 +39,14 @@ def sentences(comparison: Comparison) -> list[str]:
                 "of each."
             )
     for base in (row for row in table if row.name == UNTRAINED):
-        for row in table:
-            behind = base.measures[measure] - row.measures[measure]
-            if not row.untrained and behind >= 0.0005:
-                said.append(f"{row.name} ends {behind:.3f} {measure} below the untrained encoder.")
+        gaps = {row.name: base.measures[measure] - row.measures[measure] for row in table if not row.untrained}
+        behind = {name: gap for name, gap in gaps.items() if gap >= 0.0005}
+        if len(behind) > MANY:
+            least, most = min(behind.values()), max(behind.values())
+            gap = f"{least:.3f} to {most:.3f} {measure}"
+            said.append(f"{len(behind)} of {len(gaps)} rows end {gap} below the untrained encoder.")
+        else:
+            said += [f"{name} ends {gap:.3f} {measure} below the untrained encoder." for name, gap in behind.items()]
     return [*said, CAVEAT] if len(table) > 1 else said
 
 

@@ -301,6 +301,17 @@ def test_a_row_that_teaches_is_charged_to_those_that_it_teaches():
     assert any("that it took to train and ask it are" in sentence for sentence in wording.sentences(taught))
 
 
+def test_many_rows_below_the_untrained_encoder_are_told_of_together():
+    worse = [result(f"worse-{number}", 0.4 - number / 10) for number in range(4)]
+    three, four = (
+        wording.sentences(dataclasses.replace(small(), results=(*small().results[:1], *worse[:count]), costs=()))
+        for count in (3, 4)
+    )
+    assert "worse-2 ends 0.300 nDCG@10 below the untrained encoder." in three
+    assert "4 of 4 rows end 0.100 to 0.400 nDCG@10 below the untrained encoder." in four
+    assert not any("worse-2 ends" in sentence for sentence in four)
+
+
 def test_of_many_rivals_those_that_were_tuned_are_compared_with():
     one = [result(f"fixed-{number}", 0.4, [trial(f"f-{number}")], f"f-{number}") for number in range(4)]
     costs = [cost("training", each.name, f"f-{number}", 7.0) for number, each in enumerate(one)]
