@@ -103,7 +103,6 @@ def test_refuses_a_temperature_that_is_not_positive(value, word):
         InfoNCE(value)
 
 
-@pytest.mark.parametrize("K", [1, 3])
 def test_the_dot_product_is_the_cosine_of_unit_vectors_and_not_of_others():
     embeddings = batch(masked=True)
     units = changed(embeddings, *(torch.nn.functional.normalize(x, dim=-1) for x in tensors(embeddings)))
@@ -115,6 +114,7 @@ def test_the_dot_product_is_the_cosine_of_unit_vectors_and_not_of_others():
     torch.testing.assert_close(by_dot(embeddings).per_example, expected)
 
 
+@pytest.mark.parametrize("K", [1, 3])
 def test_own_candidates_are_the_cross_entropy_over_a_querys_documents(K):
     embeddings = batch(K=K, masked=True)
     q, p, n = tensors(embeddings)
