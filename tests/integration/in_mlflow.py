@@ -61,5 +61,6 @@ def check_mlflow(flow: Flow) -> None:
     assert keys["tiny", "arm-adaptive"] == of_row > keys["tiny", "untrained"]
     assert keys["static-margin", "static-margin target=0.3"] == of_trial == keys["arm-adaptive", "arm-adaptive"]
     only_rows = {f"test/{measure.replace('@', '_at_')}" for measure in MEASURES}
+    only_rows |= {f"encoder/{figure}" for figure in ("parameters", "median_ms", "p95_ms")}
     assert of_row - of_trial == only_rows | {"validation/best", "cost/evaluation_device_seconds"}
     assert of_trial < of_row
