@@ -195,8 +195,8 @@ _TERM = re.compile(
 def _term(build: Build, name: str, label: str, weight: str | None, parameters: dict[str, object]) -> Term:
     weights = {key: parameters.pop(key) for key in ("weight", "final_weight") if key in parameters}
     for key, value in weights.items():
-        if number(value) is None:
-            raise ValueError(f"{label}.{key} must be a number, not {shown(value)}")
+        if (found := number(value)) is None or found < 0:
+            raise ValueError(f"{label}.{key} must be a number of at least 0, not {shown(value)}")
     start = number(weights.get("weight")) if "weight" in weights else float(weight or 1.0)
     assert start is not None
     return Term(label, build(name, **parameters), start, number(weights.get("final_weight")))

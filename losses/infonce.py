@@ -13,9 +13,7 @@ from losses.similarity import unit
 
 LEARNED = "learned"
 START, LEAST = 0.05, 0.01  # of a learned temperature; CLIP (arXiv 2103.00020) lets 1/τ grow to 100 as well
-GAIN = (
-    100.0  # how much faster log τ moves than a weight does: it has to go further, at a learning rate made for weights
-)
+GAIN = 100.0  # how much faster log τ moves than a weight: it has further to go, at a learning rate made for these
 
 
 class InfoNCE(Loss):

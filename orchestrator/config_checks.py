@@ -132,9 +132,7 @@ def _teacher(experiment: Experiment) -> Iterator[Problem]:
         elif row.tune is not None:
             what = f"{row.name} is tuned, and a teacher is one run"
             yield Problem(here, what, f'Fix its knobs: "loss: {{…}}" instead of "tune" in {row.name}.')
-        elif row.recipe in recipes.RECIPES and any(
-            need.startswith("teacher_") for need in recipes.get(row.recipe).needs
-        ):
+        elif row.recipe in recipes.RECIPES and _learns_from_a_teacher(row, recipes.get(row.recipe)):
             yield Problem(here, f"{row.name} learns from a teacher itself", "Name a row that learns from judgments.")
     if teacher and teacher.average:
         spaces = [experiment.space_of(each) for each in teacher.average]
@@ -156,6 +154,17 @@ def _teacher(experiment: Experiment) -> Iterator[Problem]:
                 yield Problem(path, what, 'Add a section such as "teacher: {encoder: {model: …}}".')
             elif row.name == teacher.row:
                 yield Problem(path, "is the row's own: it is the teacher", "Remove it.")
+
+
+def _learns_from_a_teacher(row: RecipeSettings, recipe: Recipe) -> bool:
+    """Whether the loss of a row without a search asks a teacher; one that cannot be built is told of elsewhere."""
+    import losses
+
+    try:
+        needs = losses.build(recipe.loss, **{**recipe.parameters, **row.loss}).needs
+    except ValueError:
+        return False
+    return any(need.startswith("teacher_") for need in needs)
 
 
 def _trainings(experiment: Experiment) -> Iterator[tuple[KeyPath, Mapping[str, object]]]:

@@ -197,15 +197,22 @@ def load_encoder(
         keep_layers(backbone, layers)
     set_dropout(backbone, dropout)
     encoder = BiEncoder(backbone, pooling, normalize)
-    encoder.projection = _projection(folder)
+    encoder.projection = _projection(folder, pooling)
     return encoder.eval()
 
 
-def _projection(folder: Path) -> nn.Linear | None:
-    """The linear map behind the pooling that sentence-transformers' files in a model folder describe, if they do."""
+def _projection(folder: Path, pooling: Pooling) -> nn.Linear | None:
+    """The linear map behind the pooling that sentence-transformers' files in a model folder describe, if they do.
+
+    Raises:
+        UserError: there is a map that is not linear, and that is no pooler, which the backbone has.
+    """
     for file in sorted(folder.glob("?_Dense/config.json")):
         config = json.loads(file.read_text(encoding="utf-8"))
-        if config["activation_function"].endswith(".Identity"):  # the other is a pooler, which the backbone has
+        activation = config["activation_function"].rsplit(".", 1)[-1]
+        if activation != "Identity" and pooling != "pooler":
+            raise _unloadable(folder, f"a dense layer with {activation} comes after its pooling by {pooling}")
+        if activation == "Identity":
             linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
             state = load_file(str(file.with_name("model.safetensors")))
             linear.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})

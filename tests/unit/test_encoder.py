@@ -221,6 +221,13 @@ def test_how_a_model_of_sentence_transformers_pools(bert: Path, tmp_path: Path, 
     assert str(refused.value) == what
 
 
+def test_a_dense_layer_that_is_no_pooler_is_refused_and_not_passed_over(bert: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(bert, pooling="pooler", normalize=True)
+    save_encoder(encoder, tmp_path / "saved", tokenizer=bert, max_tokens=12)
+    told = message(tmp_path / "saved", pooling="mean")
+    assert "a dense layer with Tanh comes after its pooling by mean" in told
+
+
 def test_older_files_say_how_a_model_pools_key_by_key(tmp_path: Path) -> None:
     assert own_pooling(tmp_path) == "mean"
     file = tmp_path / "1_Pooling" / "config.json"

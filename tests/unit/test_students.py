@@ -292,6 +292,11 @@ def test_batches_by_tokens_count_the_texts_that_are_encoded(taught: Make) -> Non
         ("{{row: arm-adaptve}}", "[arm-adaptive]", 'no row "arm-adaptve". Did you mean "arm-adaptive"?'),
         ("{{row: margin-mse}}", "[margin-mse]", "margin-mse learns from a teacher itself"),
         (
+            "{{row: mixed}}",
+            "[{recipe: weighted-sum, name: mixed, loss: {terms: infonce + score-kl}}, margin-mse]",
+            "mixed learns from a teacher itself",
+        ),
+        (
             "{{row: infonce}}",
             "[{recipe: infonce, tune: {}}, margin-mse]",
             "infonce is tuned, and a teacher is one run",

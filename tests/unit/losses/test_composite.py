@@ -103,8 +103,12 @@ def test_the_parameters_of_a_term_are_learned_and_kept():
             {"terms": "infonce", "infonce.temperatur": 0.1},
             'the loss "infonce" has no parameter "temperatur"; did you mean "temperature"?',
         ),
-        ({"terms": "infonce", "infonce.weight": "much"}, 'infonce.weight must be a number, not "much"'),
-        ({"terms": "infonce", "infonce.weight": None}, "infonce.weight must be a number, not null"),
+        ({"terms": "infonce", "infonce.weight": "much"}, 'infonce.weight must be a number of at least 0, not "much"'),
+        ({"terms": "infonce", "infonce.weight": None}, "infonce.weight must be a number of at least 0, not null"),
+        (
+            {"terms": "infonce", "infonce.final_weight": -1},
+            "infonce.final_weight must be a number of at least 0, not -1",
+        ),
         ({}, 'the loss "weighted-sum" needs a value for "terms"'),
     ],
 )

@@ -155,8 +155,7 @@ def test_what_a_teacher_scores_above_the_positive_is_left_out(candidates):
     assert loss.needs >= {"teacher_queries", "teacher_documents"}
 
 
-def test_the_mask_is_that_of_gist_embed():
-    """sentence-transformers' GISTEmbedLoss also masks queries and documents among each other: here both are far."""
+def test_a_mask_over_positives_alone_is_a_cross_entropy_over_what_is_left():
     embeddings, signals = batch(B=5, K=0), guide(5, 0)
     q, p, _ = tensors(embeddings)
     S = torch.nn.functional.cosine_similarity(q[:, None], p[None], dim=-1)
