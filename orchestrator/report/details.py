@@ -39,7 +39,8 @@ def _encoders(comparison: Comparison) -> Iterator[Detail]:
         assert result.encoder is not None
         cells[name] = _encoder(result.encoder)
         if teacher:
-            cells[name].append(f"{result.measures[measure] / teacher.measures[measure]:.1%}")
+            whole = teacher.measures[measure]
+            cells[name].append(f"{result.measures[measure] / whole:.1%}" if whole else "–")
     cores = _cores(next(result.encoder.threads for result in found.values() if result.encoder))
     caption = (
         f"Parameters of the encoder that a query waits for, and what it takes for one query alone, on {cores}, without "

@@ -290,6 +290,13 @@ def test_the_share_of_the_teachers_quality_that_is_kept():
         assert "| nDCG@10 of teacher |" in markdown.page(comparison)
 
 
+def test_there_is_no_share_of_a_teacher_that_finds_nothing():
+    first, second = encoded().results
+    teacher = dataclasses.replace(first, name="teacher", recipe="teacher", measures={"nDCG@10": 0.0, "RR@10": 0.0})
+    page = markdown.page(dataclasses.replace(encoded(), results=(teacher, second)))
+    assert "| infonce | 11.0 M | 1.50 | 3.00 | – |" in page
+
+
 def test_a_row_that_teaches_is_charged_to_those_that_it_teaches():
     taught = dataclasses.replace(
         small(costs=(*COSTS, cost("teaching", None, None, 30.0))),
