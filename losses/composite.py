@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from losses.checks import number, shown
-from losses.contract import Embeddings, Loss, LossOutput, Signals, Space, output
+from losses.contract import VECTORS, Embeddings, Loss, LossOutput, Signals, Space, output
 
 Build = Callable[..., Loss]
 
@@ -44,6 +44,7 @@ class Composite(Loss):
         self.parts = nn.ModuleList(loss for _, loss in parts)
         self.needs = frozenset[str]().union(*(loss.needs for _, loss in parts))
         self.matches_vectors = any(loss.matches_vectors for _, loss in parts)  # type: ignore[misc]
+        self.takes_context = all(loss.takes_context for _, loss in parts if loss.needs & VECTORS)
 
     @property
     def losses(self) -> list[Loss]:

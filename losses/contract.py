@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Space = Literal["logit", "probability", "cosine", "dot"]
+VECTORS = frozenset({"teacher_queries", "teacher_documents"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,7 @@ class Signals:
     """What a teacher said about the batch; None for what it did not say.
 
     Shapes: scores (B, 1+K), the positive first; queries (B, D'), documents (B, 1+K, D') in the teacher's own dimension.
+    A cross-encoder's vectors are of texts in the context of each other: its queries are (B, 1+K, D').
     `space` tells what a score is: "logit", "probability" in [0, 1], "cosine" in [-1, 1] or "dot".
     Raises ValueError for another `space`.
     """
@@ -80,6 +82,11 @@ class Signals:
         known = get_args(Space)
         if self.space is not None and self.space not in known:
             raise ValueError(f"the space of teacher scores must be one of {', '.join(known)}, not {self.space!r}")
+
+    @property
+    def in_context(self) -> bool:
+        """Whether a query has a vector for each of its documents."""
+        return self.queries is not None and self.queries.ndim == 3
 
     def scores_like(self, student: Tensor) -> Tensor:
         """The scores, on the device and in the precision of a student's vectors."""
@@ -109,6 +116,7 @@ class Loss(nn.Module, ABC):
         of the default parameters, an instance may have others.
     tunable: the parameters that are knobs while they are numbers; a word in their place leaves nothing to tune.
     matches_vectors: whether it sets the student's vectors against the teacher's, which takes the same dimension.
+    takes_context: whether these may be of texts in the context of each other.
     paper: where it comes from.
     """
 
@@ -116,6 +124,7 @@ class Loss(nn.Module, ABC):
     needs: frozenset[str] = frozenset()
     tunable: ClassVar[tuple[str, ...]] = ()
     matches_vectors: ClassVar[bool] = False
+    takes_context: bool = False
     paper: ClassVar[str]
 
     __call__: Callable[..., LossOutput]
@@ -157,6 +166,8 @@ class Loss(nn.Module, ABC):
         missing = sorted(need for need in self.needs if not offered[need])
         if missing:
             raise ValueError(f'the loss "{self.name}" needs {", ".join(missing)}, and the batch has none')
+        if self.needs & VECTORS and signals.in_context and not self.takes_context:
+            raise ValueError(f'the loss "{self.name}" needs vectors of texts alone, and the teacher\'s are of pairs')
         # Autocast would lower the products of the similarities to bfloat16, whose steps near 1 are 0.004 wide.
         with torch.autocast(embeddings.queries.device.type, enabled=False):
             embeddings = embeddings.full_precision()
@@ -171,8 +182,9 @@ class Loss(nn.Module, ABC):
 @torch.no_grad()
 def _misalignments(embeddings: Embeddings, signals: Signals) -> dict[str, Tensor]:
     q, found = embeddings.queries, {}
-    if signals.queries is not None and signals.queries.shape == q.shape:
-        found["query_misalignment"] = (q - signals.queries.to(q)).norm(dim=-1).mean()
+    if signals.queries is not None and signals.queries.shape[-1] == q.shape[-1]:
+        given = signals.queries.to(q)
+        found["query_misalignment"] = ((q[:, None] if signals.in_context else q) - given).norm(dim=-1).mean()
     d = torch.cat([embeddings.positives[:, None], embeddings.negatives], dim=1)
     if signals.documents is not None and signals.documents.shape == d.shape:
         found["document_misalignment"] = (d - signals.documents.to(d)).norm(dim=-1).mean()

@@ -20,14 +20,15 @@ class EmbeddingMatching(Loss):
     """Draw the vectors of queries, of documents or of both to those of a teacher.
 
     loss = mean over i of dist(q_i, q'_i) (Eq. 7), of the mean over c of dist(d_ic, d'_ic) with d_i the positive and the
-    negatives of query i (Eq. 8), or of their sum; q' and d' are the teacher's. No judgment is looked at.
+    negatives of query i (Eq. 8), or of their sum; q' and d' are the teacher's. No judgment is looked at. Of a teacher
+    that reads pairs (Sec. 4.2), q_i is drawn to q' in the context of each d_ic, in the mean over c.
 
     Args:
         side: "query", "document" or "both".
         distance: "norm" ||x - x'||, the paper's; "squared" ||x - x'||²; "cosine" 1 - cos(x, x').
 
     Takes queries (B, D), positives (B, D), negatives (B, K, D), K >= 0, and of a teacher queries (B, D), documents
-    (B, 1 + K, D) in the same dimension.
+    (B, 1 + K, D) in the same dimension; queries (B, 1 + K, D) of a teacher that reads pairs.
 
     Raises ValueError for an unknown word, and where the dimensions differ.
     """
@@ -35,6 +36,7 @@ class EmbeddingMatching(Loss):
     name: ClassVar[str] = "embedding-matching"
     needs: frozenset[str] = SIDES["both"]
     matches_vectors: ClassVar[bool] = True
+    takes_context: bool = True
     paper: ClassVar[str] = "Kim et al. 2023, arXiv 2301.12005, Eq. 7 and 8"
 
     def __init__(self, side: str = "both", distance: str = "norm") -> None:
@@ -48,7 +50,7 @@ class EmbeddingMatching(Loss):
         q, p, n = embeddings.queries, embeddings.positives, embeddings.negatives
         pairs = []
         if self.side != "document" and signals.queries is not None:
-            pairs.append((q[:, None], signals.queries[:, None]))
+            pairs.append((q[:, None], signals.queries if signals.in_context else signals.queries[:, None]))
         if self.side != "query" and signals.documents is not None:
             pairs.append((torch.cat([p[:, None], n], dim=1), signals.documents))
         per_example = q.new_zeros(len(q))

@@ -275,16 +275,21 @@ def _taught(experiment: Experiment, row: RecipeSettings, loss: Loss, recipe: Rec
     if lacking := [need for need in needs if need not in teacher.offers]:
         what = f"{recipe.name} needs {' and '.join(need.replace('_', ' ') for need in lacking)}, vectors that only an "
         return Problem(here, f"{what}encoder has", 'Name one: "teacher: {encoder: {model: …}}".')
+    if teacher.in_context and "teacher_queries" in needs and not loss.takes_context:
+        what = f"{recipe.name} needs vectors of texts alone, and a cross_encoder's are of pairs"
+        return Problem(here, what, "Take a recipe such as embedding-matching, or an encoder as teacher.")
     if any(each.scores for _, each in teacher.members) and experiment.training_for(row).queries != "judged":
         what = f"{recipe.name} needs scores of generated queries, and the teacher's are written already"
         return Problem(here, what, "Name an encoder or a cross_encoder as teacher.")
-    if "teacher_scores" not in needs:
+    if "teacher_scores" not in needs and not teacher.in_context:
         return None
     if not all(each.encodes for _, each in teacher.members) and any(
         source.refresh for source in experiment.negatives.sources
     ):
         what = f"{recipe.name} needs scores of its pairs before it trains, and refreshed negatives are not known then"
         return Problem(here, what, "Remove refresh, or take an encoder as teacher.")
+    if "teacher_scores" not in needs:
+        return None
     student: Space = "cosine" if experiment.encoder_for(row).normalize else "dot"
     if misfit := loss.misfit(experiment.space_of(teacher), student):
         mend = "Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."

@@ -237,58 +237,6 @@ class NegativesSettings(SourceSettings):
         return self.mix or (MixedSourceSettings(**one),)
 
 
-class ScoresSettings(Section):
-    """A file with a teacher's scores, and the space that they are in; without a path, those in the collection."""
-
-    path: Text | None = None
-    space: Space
-
-
-def _members(teachers: tuple[TeacherSettings, ...]) -> tuple[TeacherSettings, ...]:
-    if len(teachers) < 2 or any(teacher.average or teacher.row for teacher in teachers):
-        raise refusal("must be two teachers or more, each an encoder, a cross_encoder or scores")
-    return teachers
-
-
-class TeacherSettings(Section):
-    """Who teaches the recipes that learn from a teacher: one of the five.
-
-    `row` is one of the experiment's own rows; of those that `average` names, the scores are averaged.
-    """
-
-    encoder: EncoderSettings | None = None
-    row: Name | None = None
-    cross_encoder: CrossEncoderSettings | None = None
-    scores: ScoresSettings | None = None
-    average: Annotated[tuple[TeacherSettings, ...], Field(strict=False), AfterValidator(_members)] | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> TeacherSettings:
-        named = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(named) != 1:
-            what = f"names {' and '.join(named)}" if named else "names no teacher"
-            raise refusal(what, "Give one of encoder, row, cross_encoder, scores and average.")
-        return self
-
-    @property
-    def members(self) -> list[tuple[str, TeacherSettings]]:
-        """The teachers, and the YAML path of each."""
-        if self.average is None:
-            return [("teacher", self)]
-        return [(f"teacher.average.{number}", each) for number, each in enumerate(self.average)]
-
-    @property
-    def encodes(self) -> bool:
-        """Whether it is a bi-encoder, which has vectors."""
-        return self.encoder is not None or self.row is not None
-
-    @property
-    def offers(self) -> frozenset[str]:
-        """What a loss may need of it."""
-        scores = frozenset({"teacher_scores"})
-        return scores | {"teacher_queries", "teacher_documents"} if self.encodes else scores
-
-
 class TrainingSettings(Section):
     """How each recipe is trained."""
 
@@ -317,6 +265,85 @@ class TrainingSettings(Section):
     def batch_tokens(self) -> int | None:
         """Tokens a step, those of the queries and of all their documents; None where a batch is sized by queries."""
         return int(self.batch_size.split()[0]) if isinstance(self.batch_size, str) else None
+
+
+class CrossEncoderTrainingSettings(TrainingSettings):
+    """How a cross-encoder is trained on the judged queries and the experiment's negatives; the weights are kept that
+    rank best what BM25 finds for the validation queries.
+    """
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the softmax over a query's own documents
+    validation_depth: Annotated[int, Field(gt=0)] = 10  # documents that are ranked anew, beside the relevant ones
+    dropout: Share = 0.0
+
+
+class TeachingCrossEncoderSettings(CrossEncoderSettings):
+    """A cross-encoder that teaches. With `training` it starts from the model, an encoder or a cross-encoder.
+
+    Its score is a head's ("pooled"), or the product of a vector of the query and one of the document, each in the
+    context of the other ("dual"), which students can be drawn to (Kim et al. 2023).
+    """
+
+    scorer: Literal["pooled", "dual"] = "pooled"
+    normalize: bool = True  # the vectors of dual pooling
+    training: CrossEncoderTrainingSettings | None = None
+
+
+class ScoresSettings(Section):
+    """A file with a teacher's scores, and the space that they are in; without a path, those in the collection."""
+
+    path: Text | None = None
+    space: Space
+
+
+def _members(teachers: tuple[TeacherSettings, ...]) -> tuple[TeacherSettings, ...]:
+    if len(teachers) < 2 or any(teacher.average or teacher.row for teacher in teachers):
+        raise refusal("must be two teachers or more, each an encoder, a cross_encoder or scores")
+    return teachers
+
+
+class TeacherSettings(Section):
+    """Who teaches the recipes that learn from a teacher: one of the five.
+
+    `row` is one of the experiment's own rows; of those that `average` names, the scores are averaged.
+    """
+
+    encoder: EncoderSettings | None = None
+    row: Name | None = None
+    cross_encoder: TeachingCrossEncoderSettings | None = None
+    scores: ScoresSettings | None = None
+    average: Annotated[tuple[TeacherSettings, ...], Field(strict=False), AfterValidator(_members)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TeacherSettings:
+        named = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(named) != 1:
+            what = f"names {' and '.join(named)}" if named else "names no teacher"
+            raise refusal(what, "Give one of encoder, row, cross_encoder, scores and average.")
+        return self
+
+    @property
+    def members(self) -> list[tuple[str, TeacherSettings]]:
+        """The teachers, and the YAML path of each."""
+        if self.average is None:
+            return [("teacher", self)]
+        return [(f"teacher.average.{number}", each) for number, each in enumerate(self.average)]
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is a bi-encoder."""
+        return self.encoder is not None or self.row is not None
+
+    @property
+    def in_context(self) -> bool:
+        """Whether it has vectors of texts in the context of each other."""
+        return self.cross_encoder is not None and self.cross_encoder.scorer == "dual"
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What a loss may need of it."""
+        scores = frozenset({"teacher_scores"})
+        return scores | {"teacher_queries", "teacher_documents"} if self.encodes or self.in_context else scores
 
 
 class GeneratorTrainingSettings(TrainingSettings):
@@ -496,4 +523,6 @@ class Experiment(Section):
             return "cosine" if encoder.normalize else "dot"
         if teacher.average:
             return self.space_of(teacher.average[0])
+        if teacher.cross_encoder and teacher.in_context:
+            return "cosine" if teacher.cross_encoder.normalize else "dot"
         return teacher.scores.space if teacher.scores else "logit"

@@ -1,19 +1,39 @@
-"""The cross-encoder: one transformer reads a query and a document together and says how relevant the one is."""
+"""The cross-encoder: one transformer reads a query and a document together and says how relevant the one is.
+
+Pooled, as is usual, it has a head on the first token's state. With dual pooling (Kim et al. 2023, EmbedDistill, Sec.
+4.2) it makes a vector of the query's states and one of the document's, each in the context of the other, and their
+product is the score: what a bi-encoder can be drawn to.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from data import UserError
-from orchestrator.encoder import positions, quiet_transformers
+from data import Rows, UserError
+from orchestrator.encoder import copy_tokenizer, load_encoder, positions, quiet_transformers, set_dropout
 from orchestrator.packed import Ids
+
+if TYPE_CHECKING:
+    from orchestrator.training import Tokens
+
+
+class Scoring(NamedTuple):
+    """How a cross-encoder scores: "pooled", or "dual", of vectors that are normalized or not."""
+
+    scorer: Literal["pooled", "dual"] = "pooled"
+    normalize: bool = True
+
+
+POOLED = Scoring()
 
 
 @dataclass(frozen=True)
@@ -56,16 +76,68 @@ class PairLayout:
         query, document = query[head : len(query) - tail], document[head : len(document) - tail]
         return np.concatenate([self.before, query, self.between, document, self.after])
 
+    def pairs(self, tokens: Tokens, query_rows: Rows, doc_rows: Rows) -> list[Ids]:
+        """The same of rows of queries (n,) and of documents (n,)."""
+        texts = zip(tokens.queries.take(query_rows), tokens.documents.take(doc_rows), strict=True)
+        return [self.join(query, document) for query, document in texts]
+
     @property
     def longer(self) -> int:
         """How many tokens more a pair has than its texts alone; negative where it has fewer."""
         return len(self.before) + len(self.between) + len(self.after) - 2 * sum(self.around)
 
 
-class CrossEncoder(nn.Module):
-    """Score pairs of query and document: `(n, 1)` logits, the log-odds of relevance.
+class CrossEncoder(nn.Module, ABC):
+    """Read pairs of query and document.
 
-    It is encoded with as a bi-encoder is (`Encoding.embed`), and takes the same fast path.
+    It is encoded with as a bi-encoder is (`Encoding.embed`), and takes the same fast path: what it makes of a pair is
+    `dimension` numbers, of which `scores` makes one.
+    """
+
+    dimension: int
+
+    def __init__(self, backbone: Any, layout: PairLayout) -> None:
+        super().__init__()
+        self.layout, self.backbone, self.config = layout, backbone, backbone.config
+        if layout.separator is not None:
+            backbone.embeddings = TypedEmbeddings(backbone.embeddings, layout.separator)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest sequence that it has positions for; None where positions are relative."""
+        return positions(self.backbone)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Numbers `(n, dimension)` of pairs put together, `(n, L)`; `attention_mask (n, L)` is 0 at padding."""
+        found = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        return self.pool(found.last_hidden_state, attention_mask, input_ids)
+
+    @abstractmethod
+    def pool(self, states: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
+        """Numbers `(n, dimension)` in float32 of the last hidden states `(n, L, D)` of token ids `(n, L)`."""
+
+    @abstractmethod
+    def scores(self, found: Tensor) -> Tensor:
+        """Scores `(n,)` of the numbers `(n, dimension)` of pairs."""
+
+    def save(self, folder: Path, tokenizer: Path) -> None:
+        """Write it in the layout of `transformers`, with the tokenizer of a model folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        typed = self.backbone.embeddings
+        if isinstance(typed, TypedEmbeddings):
+            self.backbone.embeddings = typed.embeddings
+        try:
+            self._save(folder)
+        finally:
+            self.backbone.embeddings = typed
+        copy_tokenizer(tokenizer, folder)
+
+    @abstractmethod
+    def _save(self, folder: Path) -> None: ...
+
+
+class PooledCrossEncoder(CrossEncoder):
+    """The score is a logit `(n, 1)`, the log-odds of relevance.
 
     Args:
         model: a Hugging Face model for sequence classification with one label, or two: the second one's is the score
@@ -75,29 +147,65 @@ class CrossEncoder(nn.Module):
     dimension = 1
 
     def __init__(self, model: Any, layout: PairLayout) -> None:
-        super().__init__()
-        self.layout = layout
-        self.backbone: nn.Module = getattr(model, model.base_model_prefix)
-        self.config = self.backbone.config
-        if layout.separator is not None:
-            self.backbone.embeddings = TypedEmbeddings(self.backbone.embeddings, layout.separator)
+        super().__init__(getattr(model, model.base_model_prefix), layout)
         setattr(model, model.base_model_prefix, _Encoded(getattr(self.backbone, "pooler", None)))
         self._head = model
 
-    @property
-    def max_tokens(self) -> int | None:
-        """The longest sequence that it has positions for; None where positions are relative."""
-        return positions(self.backbone)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits `(n, 1)` of pairs put together, `(n, L)`; `attention_mask (n, L)` is 0 at padding."""
-        found = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
-        return self.pool(found.last_hidden_state, attention_mask)
-
-    def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits `(n, 1)` of the last hidden states `(n, L, D)`."""
+    def pool(self, states: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
+        """Logits `(n, 1)`."""
         logits: Tensor = self._head(inputs_embeds=states, attention_mask=attention_mask).logits.float()
         return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
+
+    def scores(self, found: Tensor) -> Tensor:
+        """The logits."""
+        return found[:, 0]
+
+    def _save(self, folder: Path) -> None:
+        prefix = self._head.base_model_prefix
+        encoded = getattr(self._head, prefix)
+        setattr(self._head, prefix, self.backbone)
+        try:
+            self._head.save_pretrained(folder, safe_serialization=True)
+        finally:
+            setattr(self._head, prefix, encoded)
+
+
+class DualCrossEncoder(CrossEncoder):
+    """The score is the product of two vectors: the mean of the query's states, up to its separator, and the mean of the
+    document's. Of a pair it makes `(2 D,)`, the query's vector first.
+
+    Args:
+        backbone: a Hugging Face encoder.
+        normalize: scale both vectors to unit length, so that the score is a cosine.
+    """
+
+    def __init__(self, backbone: Any, layout: PairLayout, normalize: bool) -> None:
+        super().__init__(backbone, layout)
+        self.normalize, self.dimension = normalize, 2 * int(backbone.config.hidden_size)
+
+    def pool(self, states: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
+        """The two vectors, one after the other."""
+        document = _behind_the_first(int(self.layout.between[0]), ids)
+        vectors = []
+        for segment in (~document, document):
+            weights = (segment & (attention_mask > 0)).unsqueeze(-1).float()
+            vector = (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+            vectors.append(F.normalize(vector, dim=-1) if self.normalize else vector)
+        return torch.cat(vectors, dim=1)
+
+    def scores(self, found: Tensor) -> Tensor:
+        """The products."""
+        queries, documents = found.chunk(2, dim=1)
+        return (queries * documents).sum(1)
+
+    def _save(self, folder: Path) -> None:
+        self.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+
+
+def _behind_the_first(separator: int, ids: Tensor) -> Tensor:
+    """Which tokens `(n, L)` come after the first separator of their row."""
+    found = (ids == separator).long()
+    return found.cumsum(dim=1) - found > 0
 
 
 class TypedEmbeddings(nn.Module):
@@ -144,17 +252,40 @@ class _Encoded(nn.Module):
         return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
-def load_cross_encoder(folder: Path) -> CrossEncoder:
+def load_cross_encoder(
+    folder: Path, scoring: Scoring = POOLED, *, new_head: bool = False, dropout: float = 0.0
+) -> CrossEncoder:
     """A cross-encoder from a model folder, in evaluation mode and float32.
 
+    Args:
+        new_head: give an encoder a head with random weights, to be trained; where there is one it is kept.
+        dropout: the probability used wherever the model drops out, in training only.
+
     Raises:
-        UserError: the folder holds no model for sequence classification, or one of more than two labels.
+        UserError: the folder holds no model for sequence classification, or one of more than two labels; for dual
+            pooling, no encoder, or a tokenizer that puts nothing between two texts.
     """
+    model: CrossEncoder
+    if scoring.scorer == "pooled":
+        model = PooledCrossEncoder(_classifier(folder, new_head), PairLayout.of(folder))
+    else:
+        backbone = load_encoder(folder, pooling="mean", normalize=False).backbone
+        model = DualCrossEncoder(backbone, PairLayout.of(folder), scoring.normalize)
+        if not len(model.layout.between):
+            raise _no_cross_encoder(folder, "its tokenizer puts nothing between two texts")
+    set_dropout(model, dropout)
+    return model.eval()
+
+
+def _classifier(folder: Path, new_head: bool) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     quiet_transformers()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        headless = not any("SequenceClassification" in name for name in config.architectures or ())
+        if new_head and headless:
+            config.num_labels = 1
         model, found = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
@@ -166,11 +297,17 @@ def load_cross_encoder(folder: Path) -> CrossEncoder:
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _no_cross_encoder(folder, str(error).splitlines()[0]) from error
-    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
+    inner = f"{model.base_model_prefix}."
+    missing = sorted(  # transformers fills them with random numbers
+        key
+        for key in found["missing_keys"]
+        if not new_head or (key.startswith(inner) and not key.startswith(f"{inner}pooler."))
+    )
+    if missing:
         raise _no_cross_encoder(folder, f"{len(missing)} weights are missing, the first {missing[0]}")
     if config.num_labels > 2:
         raise _no_cross_encoder(folder, f"it tells {config.num_labels} labels apart")
-    return CrossEncoder(model, PairLayout.of(folder)).eval()
+    return model
 
 
 def _no_cross_encoder(folder: Path, why: str) -> UserError:

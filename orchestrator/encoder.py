@@ -43,8 +43,8 @@ class BiEncoder(nn.Module):
             self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state, attention_mask
         )
 
-    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Vectors `(n, D)` of the last hidden states `(n, L, D)`; `mask (n, L)` is 0 at padding."""
+    def pool(self, states: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Vectors `(n, D)` of the last hidden states `(n, L, D)`; `mask (n, L)` is 0 at padding. No `ids` are read."""
         states = states if states.dtype == torch.float64 else states.float()
         if self.pooling == "pooler":
             vectors = self.backbone.pooler(states)  # type: ignore[operator]

@@ -122,8 +122,8 @@ class Encoding:
             return
         for start in range(0, len(chunks), GROUP):
             layers = packed.cast(self._dtype(encoder))
-            for states, mask in encode_packed(packed, layers, chunks[start : start + GROUP], self.device):
-                yield encoder.pool(states, mask)
+            for states, mask, ids in encode_packed(packed, layers, chunks[start : start + GROUP], self.device):
+                yield encoder.pool(states, mask, ids)
 
     def _embed_chunks(
         self, encoder: Encoder, chunks: Sequence[Sequence[Ids]], count: TokenCount | None
@@ -139,8 +139,8 @@ class Encoding:
 
         def embed(chunk: Sequence[Ids]) -> Tensor:
             with torch.inference_mode():  # a thread's own
-                ((states, mask),) = encode_packed(packed, layers, [chunk], self.device)
-                return encoder.pool(states, mask)
+                (states,) = encode_packed(packed, layers, [chunk], self.device)
+                return encoder.pool(*states)
 
         yield from _by_cores(embed, chunks)
 

@@ -20,7 +20,7 @@ from data.collection import GENERATED
 from data.generated import extended, refuse_generated, write_extended
 from data.store import Json, manifest
 from data.tokens import fast_tokenizer
-from orchestrator import cluster, embeddings, generator, generator_training, shards
+from orchestrator import cluster, embeddings, generator, generator_training, shards, side_training
 from orchestrator.config_schema import EncoderSettings, GenerationSettings
 from orchestrator.embeddings import VectorSet
 from orchestrator.journal import Entry
@@ -269,9 +269,9 @@ class Generation:
             steps = generator_training.plan_of(training, len(arguments["tokens"].documents), settings.training, seed)
             with placed("generation.training", "training"), Watch([(steps.total_steps, stage)], self._on_entries):
                 self._run([Shard(partial, 0)], generator_training.TrainGenerator, arguments, "the generator")
-            generator_training.tidy(partial)
+            side_training.tidy(partial)
 
-        return stage.build(make) / generator_training.MODEL
+        return stage.build(make) / side_training.MODEL
 
     def _on_entries(self, total_steps: int, entries: list[Entry]) -> None:
         for entry in entries:

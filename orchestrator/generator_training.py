@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,21 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Batch, BatchPlan, Examples, Qrels, RandomNegatives, Shard
-from data.store import TEMPORARY
 from losses import LossOutput
-from orchestrator import shards
-from orchestrator.checkpoints import Checkpoints, system_errors
 from orchestrator.config_schema import GeneratorTrainingSettings
 from orchestrator.encoding import Encoding, TokenCount, chunks, device, pad
 from orchestrator.generator import save_generator, warm_started, written_flops
 from orchestrator.group import Group
-from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.packed import Ids
-from orchestrator.records import Progress, to_json
-from orchestrator.training import Costs, Tokens, Validated, fit
+from orchestrator.side_training import train_in
+from orchestrator.training import Tokens, Validated
 
-MODEL, SCORE = "model", "score.json"
-_CHECKPOINTS = "checkpoints"
 _PADDING = -100  # its label
 
 
@@ -49,9 +42,8 @@ class Written(NamedTuple):
 class TrainGenerator:
     """The worker: trains a generator in the folder of its only shard, and tells the learning curve.
 
-    The table has for each validation the `step`, the mean `loss` of the steps since the one before, and the mean
-    `log_likelihood` of a token of the validation queries given their documents, both in nats a token. The model with
-    the best one is kept.
+    Loss and validation are mean log-likelihoods of a token of the queries given their documents, in nats a token, the
+    loss with a minus before it.
 
     Args:
         folder: of the encoder that the generator is made of, with the tokenizer that `tokens` are of.
@@ -75,45 +67,22 @@ class TrainGenerator:
         self._plan = plan_of(training, len(tokens.documents), settings, seed)
         self._validation = validation
 
-    @system_errors()
     def __call__(self, shard: Shard) -> pa.Table:
-        settings, journal = self._settings, Journal(shard.folder / JOURNAL)
         torch.manual_seed(self._plan.seed)  # what the encoder's weights do not have
-        model = warm_started(self._folder, self._layers, settings.dropout)
+        model = warm_started(self._folder, self._layers, self._settings.dropout)
+        settings = self._settings
         encoding = Encoding.on(device(), settings.precision, settings.token_budget, model.config.pad_token_id)
         learner = GeneratorLearner(self._plan, self._tokens, model, encoding)
-        known = {entry.point.step for entry in journal.read()}
-
-        def validate(group: Group) -> Validated:
-            found = learner.validate(self._validation)
-            kept = shard.folder / MODEL / SCORE
-            if not kept.is_file() or found.score > json.loads(kept.read_text()):
-                kept.unlink(missing_ok=True)  # it is written when the model is, and all at once
-                save_generator(model, kept.parent, self._folder)
-                score = kept.with_name(f"{SCORE}{TEMPORARY}")
-                score.write_text(json.dumps(found.score))
-                score.rename(kept)
-            return found
-
-        def report(point: Progress, costs: Costs) -> None:
-            if point.step not in known:
-                journal.append(Entry(point, costs))
-
-        checkpoints = Checkpoints(shard.folder / _CHECKPOINTS)
-        fit(learner, self._plan, settings, encoding.device, validate=validate, report=report, checkpoints=checkpoints)
-        entries = [entry for entry in journal.read() if entry.point.validation is not None]
-        curve = {
-            "step": [entry.point.step for entry in entries],
-            "loss": [entry.point.loss for entry in entries],
-            "log_likelihood": [entry.point.validation for entry in entries],
-        }
-        cost = shards.total(entries[-1].costs, "generation")
-        return pa.table(curve).replace_schema_metadata({"cost": json.dumps(to_json(cost))})
-
-
-def tidy(folder: Path) -> None:
-    """Remove what a finished training no longer needs."""
-    Checkpoints(folder / _CHECKPOINTS).clear()
+        return train_in(
+            shard,
+            learner,
+            self._plan,
+            settings,
+            encoding,
+            validate=lambda: learner.validate(self._validation),
+            save=lambda folder: save_generator(model, folder, self._folder),
+            stage="generation",
+        )
 
 
 def plan_of(training: Qrels, documents: int, settings: GeneratorTrainingSettings, seed: int) -> BatchPlan:

@@ -18,8 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from orchestrator.encoder import BiEncoder
-from orchestrator.encoding import GROUP, Encoding, TokenCount, chunks
+from orchestrator.encoding import GROUP, Encoder, Encoding, TokenCount, chunks
 from orchestrator.packed import Ids
 
 RandomState = tuple[Tensor, ...]
@@ -40,9 +39,7 @@ class GradientCache:
         vectors: `(n, D)` in the sequences' order, a leaf that the loss gives its gradient to.
     """
 
-    def __init__(
-        self, encoder: BiEncoder, encoding: Encoding, sequences: Sequence[Ids], activation_tokens: int
-    ) -> None:
+    def __init__(self, encoder: Encoder, encoding: Encoding, sequences: Sequence[Ids], activation_tokens: int) -> None:
         self._encoder, self._encoding, self._sequences = encoder, encoding, sequences
         self._once, self._again = TokenCount(), TokenCount()
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)

@@ -122,7 +122,9 @@ class Sources:
     def checkers(self) -> dict[int, Scorer]:
         """For each source that a cross-encoder checks, the cross-encoder."""
         return {
-            index: Scorer(self._workspace, source.check) for index, source in enumerate(self._settings) if source.check
+            index: Scorer(self._workspace, source.check, f"{self.key(index)}.check")
+            for index, source in enumerate(self._settings)
+            if source.check
         }
 
     @cached_property

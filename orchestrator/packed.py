@@ -77,8 +77,9 @@ def architecture(backbone: nn.Module) -> Architecture | None:
 
 def encode_packed(
     backbone: Architecture, layers: Sequence[Cast], chunks: Sequence[Sequence[Ids]], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The last hidden states `(n, L, D)` and the mask `(n, L)` of one chunk after the other.
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The last hidden states `(n, L, D)`, the mask `(n, L)` and the token ids `(n, L)`, 0 at padding, of one chunk
+    after the other.
 
     Args:
         layers: the backbone's, cast to the precision of the products; the rest is computed in that of the weights.
@@ -89,7 +90,8 @@ def encode_packed(
     positions = torch.cat([layout.positions for layout in layouts])
     arguments = {} if backbone.first_position is None else {"position_ids": (positions + backbone.first_position)[None]}
     embedded = backbone.embeddings(input_ids=ids[None], **arguments)[0]
-    for states, layout in zip(embedded.split([len(layout.positions) for layout in layouts]), layouts, strict=True):
+    lengths = [len(layout.positions) for layout in layouts]
+    for states, layout, own in zip(embedded.split(lengths), layouts, ids.split(lengths), strict=True):
         biases = _score_biases(backbone, layout, embedded, layers[0].out[0].dtype)
         rotations = _rotations(backbone, layout, states)
         for layer in layers:
@@ -97,7 +99,7 @@ def encode_packed(
             states = _layer(backbone, layer, states, layout, biases[kind], rotations.get(kind))
         if backbone.final_norm is not None:
             states = backbone.final_norm(states)
-        yield layout.pad(states), layout.mask
+        yield layout.pad(states), layout.mask, layout.pad(own)
 
 
 class Layout(NamedTuple):

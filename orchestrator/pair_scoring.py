@@ -1,4 +1,7 @@
-"""A cross-encoder's scores of pairs, made in shards: what another set of pairs has of them is not made again."""
+"""A cross-encoder's scores of pairs, made in shards: what another set of pairs has of them is not made again.
+
+With dual pooling its vectors are kept too, in the shards that they were made in; then all pairs are made.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,12 @@ from data.arrow import numbers, read_arrow, write_arrow
 from data.pair_scores import PairScores
 from orchestrator import shards
 from orchestrator.cluster import Resources, WorkerSize
-from orchestrator.cross_encoder import CrossEncoder, load_cross_encoder
+from orchestrator.cross_encoder import POOLED, CrossEncoder, Scoring, load_cross_encoder
+from orchestrator.embeddings import VectorsByRow
 from orchestrator.encoder import pad_id
 from orchestrator.encoding import Encoding, device
 from orchestrator.records import Cost, costs_from_json, to_json
+from orchestrator.search.vectors import COLUMN, table
 from orchestrator.training import Tokens
 
 SHARD_PAIRS = 2048
@@ -46,6 +51,12 @@ class PairScoring:
     pairs: Rows
     precision: str
     token_budget: int | None
+    scoring: Scoring = POOLED
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether it has them beside the scores."""
+        return self.scoring.scorer == "dual"
 
     def stage(self, store: Store, collection: Collection) -> Stage:
         """Where they are kept."""
@@ -74,6 +85,7 @@ class PairScoring:
                 numbered = [Shard(work, number) for number in range(math.ceil(len(missing) / SHARD_PAIRS))]
                 arguments = {
                     "folder": self.folder,
+                    "scoring": self.scoring,
                     "tokens": tokens(),
                     "pairs": work / _MISSING,
                     "precision": self.precision,
@@ -85,7 +97,8 @@ class PairScoring:
                 pair_scores.write_scores(work, pairs, np.concatenate([numbers(known["score"]), *made]))
                 cost = shards.total([*shards.costs(work), *reused], "teaching")
                 (work / COST).write_text(json.dumps(to_json(cost)), encoding="utf-8")
-                for name in (pair_scores.SCORES, COST):
+                vectors = [shard.path.name for shard in numbered] if self.has_vectors else []
+                for name in (*vectors, pair_scores.SCORES, COST):
                     (work / name).rename(partial / name)
             shutil.rmtree(work, ignore_errors=True)
 
@@ -99,7 +112,7 @@ class PairScoring:
             draft = work.with_suffix(".draft")
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
-            known = pair_scores.known(stage, self.pairs)
+            known = pair_scores.known(stage, self.pairs[:0] if self.has_vectors else self.pairs)
             missing = np.setdiff1d(self.pairs, known.pairs, assume_unique=True)
             write_arrow(pa.table({"pair": missing}), draft / _MISSING)
             write_arrow(pa.table({"pair": known.pairs, "score": known.scores}), draft / _KNOWN)
@@ -108,6 +121,11 @@ class PairScoring:
             draft.rename(work)
         costs = costs_from_json(json.loads((work / _REUSED).read_text(encoding="utf-8")))
         return numbers(read_arrow(work / _MISSING)["pair"]), read_arrow(work / _KNOWN), list(costs)
+
+
+def vectors(folder: Path, pairs: Rows) -> VectorsByRow:
+    """Those in a finished stage of all these pairs, ascending: (…, 2 D), by pair."""
+    return VectorsByRow(folder, pairs, SHARD_PAIRS)
 
 
 def cost(folder: Path) -> Cost:
@@ -128,28 +146,32 @@ def _share(cost: Cost, share: float) -> Cost:
 
 
 class ScoreShard:
-    """The worker: the scores of a shard's pairs, and what they cost in the table's metadata."""
+    """The worker: the scores of a shard's pairs, with the vectors of dual pooling, and what they cost."""
 
     def __init__(
-        self, folder: Path, tokens: Tokens, pairs: Path, precision: str, token_budget: int | None, threads: int
+        self,
+        folder: Path,
+        scoring: Scoring,
+        tokens: Tokens,
+        pairs: Path,
+        precision: str,
+        token_budget: int | None,
+        threads: int,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._tokens, self._pairs = tokens, numbers(read_arrow(pairs)["pair"])
-        self._model: CrossEncoder = load_cross_encoder(folder).to(device())
+        self._model: CrossEncoder = load_cross_encoder(folder, scoring).to(device())
         self._encoding = Encoding.on(device(), precision, token_budget, pad_id(folder))
 
     def __call__(self, shard: Shard) -> pa.Table:
         meter = shards.Meter(self._encoding.device.type)
         pairs = self._pairs[shard.number * SHARD_PAIRS : (shard.number + 1) * SHARD_PAIRS]
         queries, documents = np.divmod(pairs, len(self._tokens.documents))
-        layout = self._model.layout
-        sequences = [
-            layout.join(query, document)
-            for query, document in zip(
-                self._tokens.queries.take(queries), self._tokens.documents.take(documents), strict=True
-            )
-        ]
-        scores = self._encoding.embed(self._model, sequences, meter.count)[:, 0].cpu().numpy()
-        return meter.into(pa.table({"score": scores}), len(pairs))
+        sequences = self._model.layout.pairs(self._tokens, queries, documents)
+        found = self._encoding.embed(self._model, sequences, meter.count)
+        columns = {"score": pa.array(self._model.scores(found).cpu().numpy())}
+        if self._model.dimension > 1:
+            columns[COLUMN] = table(found.cpu().numpy())[COLUMN]
+        return meter.into(pa.table(columns), len(pairs))

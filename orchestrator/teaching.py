@@ -36,7 +36,8 @@ class Taught:
 
     identity: str
     folders: tuple[tuple[str, Path], ...]
-    encoder: tuple[Model, ModelFolder, int] | None = None  # of a bi-encoder, and the dimension of its vectors
+    encoder: tuple[Model, ModelFolder] | None = None  # of a bi-encoder
+    dimension: int | None = None  # of its vectors
 
 
 class Teaching:
@@ -49,8 +50,10 @@ class Teaching:
         """Take what the driver made: a worker reads the store and nothing else."""
         self.identity, self.folders = json.loads(taught.identity), dict(taught.folders)
         if taught.encoder:
-            self.model, self.model_folder, self.dimension = taught.encoder
+            self.model, self.model_folder = taught.encoder
             self.encoder.model = self.model_folder
+        if taught.dimension:
+            self.dimension = taught.dimension
 
     @property
     def space(self) -> Space:
@@ -106,19 +109,19 @@ class Teaching:
 
     @cached_property
     def dimension(self) -> int:
-        """D' of the bi-encoder's vectors."""
-        return self.encoder.facts.dimension
+        """D' of its vectors."""
+        return self.scorer.facts.dimension if self._settings.in_context else self.encoder.facts.dimension
 
     def dimension_for(self, run: RunSpec) -> int | None:
         """The dimension that a student's vectors have to have: the teacher's where they are set against each other."""
         matches = run.encoder.inherits or run.build_loss().matches_vectors
-        return self.dimension if matches and self._settings.encodes else None
+        return self.dimension if matches and (self._settings.encodes or self._settings.in_context) else None
 
     @cached_property
     def scorer(self) -> Scorer:
         """A cross-encoder."""
         assert self._settings.cross_encoder is not None
-        return Scorer(self._workspace, self._settings.cross_encoder)
+        return Scorer(self._workspace, self._settings.cross_encoder, f"{self._key}.cross_encoder")
 
     def check(self) -> None:
         """Refuse a teacher that cannot be loaded, or that does not take the lengths.
@@ -135,7 +138,7 @@ class Teaching:
         elif self._settings.encoder is not None:
             self.encoder.check_own_encoder(f"{self._key}.encoder")
         elif self._settings.cross_encoder is not None:
-            self.scorer.check(f"{self._key}.cross_encoder")
+            self.scorer.check()
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -205,7 +208,8 @@ class Teaching:
             return [each.stage(workspace.store) for each in self.vector_sets.values()]
         if not workspace.sources.ranked:
             return None
-        return [pair_scores.scores_stage(workspace.store, workspace.collection, self.identity, self.pairs)]
+        scores = pair_scores.scores_stage(workspace.store, workspace.collection, self.identity, self.pairs)
+        return [*(self.scorer.stages if self._settings.cross_encoder else []), scores]
 
     @property
     def in_words(self) -> str:
@@ -216,19 +220,22 @@ class Teaching:
             what = "vectors of " + (" and ".join(texts[each] for each in self._vectors) or "no texts")
             who = f"the row {settings.row}" if settings.row else settings.encoder and settings.encoder.model
             return f"{what}, {who}" + (f" (scores: {self.space})" if SCORES in self.needs else "")
-        source = settings.cross_encoder.model if settings.cross_encoder else settings.scores and settings.scores.path
-        source = source or self._workspace.experiment.collection.path
-        return f"scores of the pairs that training meets, {source} ({self.space})"
+        if settings.cross_encoder:
+            source = settings.cross_encoder.model + (", trained here" if settings.cross_encoder.training else "")
+        else:
+            source = (settings.scores and settings.scores.path) or self._workspace.experiment.collection.path
+        what = "scores and vectors" if settings.in_context else "scores"
+        return f"{what} of the pairs that training meets, {source} ({self.space})"
 
     @cached_property
     def pairs(self) -> Rows:
-        """The pairs that training meets, in all runs that need their scores; ascending."""
+        """The pairs that training meets, in all runs that learn from a teacher; ascending."""
         workspace = self._workspace
 
         def batches() -> Iterator[tuple[Rows, Rows]]:
             orders = {}  # what differs in nothing that a batch depends on has the same ones
             for run in self._runs:
-                if SCORES in run.teacher_needs:
+                if run.teacher_needs:
                     training = run.training
                     by_tokens = run.encoder if training.batch_tokens else None
                     orders[training.batch_size, training.examples, training.epochs, by_tokens] = run
@@ -243,8 +250,10 @@ class Teaching:
     @property
     def taught(self) -> Taught:
         """What a worker needs."""
-        encoder = (self.model, self.model_folder, self.dimension) if self._settings.encodes else None
-        return Taught(json.dumps(self.identity), tuple(self.folders.items()), encoder)
+        settings = self._settings
+        encoder = (self.model, self.model_folder) if settings.encodes else None
+        dimension = self.dimension if settings.encodes or settings.in_context else None
+        return Taught(json.dumps(self.identity), tuple(self.folders.items()), encoder, dimension)
 
     def inputs(self, run: RunSpec) -> Mapping[str, Any]:
         """What a run depends on here: nothing where its loss asks no teacher."""
@@ -288,11 +297,14 @@ class Teaching:
         return say
 
     def _scored(self) -> Callable[[Batch], Signals]:
-        scores, documents = PairScores(self.folders[SCORES]), self._workspace.collection.documents.num_rows
+        folder, documents = self.folders[SCORES], self._workspace.collection.documents.num_rows
+        scores = PairScores(folder)
+        vectors = pair_scoring.vectors(folder, scores.pairs) if self._settings.in_context else None
 
         def say(batch: Batch) -> Signals:
             pairs = pair_scores.pairs_of(batch.queries, _documents(batch), documents)
-            return Signals(scores=torch.from_numpy(scores.take(pairs)), space=self.space)
+            q, d = torch.from_numpy(vectors.take(pairs)).chunk(2, dim=-1) if vectors else (None, None)
+            return Signals(torch.from_numpy(scores.take(pairs)), q, d, self.space)
 
         return say
 
@@ -303,7 +315,7 @@ class Teaching:
             return {}
         if self._settings.encodes:
             return {folder.name: embeddings.cost([folder], "teaching") for folder in self.folders.values()}
-        return {self.folders[SCORES].name: pair_scoring.cost(self.folders[SCORES])}
+        return {**self.scorer.costs, self.folders[SCORES].name: pair_scoring.cost(self.folders[SCORES])}
 
     @property
     def _training_queries(self) -> Rows:

@@ -239,8 +239,8 @@ class Workspace:
         for index, miner in self.sources.miners.items():
             if miner is not self:
                 miner.check_own_encoder(f"{self.sources.key(index)}.encoder")
-        for index, checker in self.sources.checkers.items():
-            checker.check(f"{self.sources.key(index)}.check")
+        for checker in self.sources.checkers.values():
+            checker.check()
         for workspace in self.learned_from:
             if workspace.teaching:
                 workspace.teaching.check()

@@ -16,8 +16,8 @@ from tiny import config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from data import UserError
-from orchestrator.cross_encoder import CrossEncoder, PairLayout, load_cross_encoder
-from orchestrator.encoding import Encoding, TokenCount
+from orchestrator.cross_encoder import CrossEncoder, PairLayout, Scoring, load_cross_encoder
+from orchestrator.encoding import Encoding, TokenCount, pad
 from orchestrator.packed import architecture
 
 CPU = torch.device("cpu")
@@ -155,3 +155,91 @@ def test_the_longest_pair(tmp_path: Path) -> None:
     model = load_cross_encoder(cross_encoder("bert", tmp_path))
     assert isinstance(model, CrossEncoder)
     assert (model.max_tokens, model.layout.longer) == (40, -1)
+
+
+def encoder(family: str, folder: Path) -> Path:
+    """A model folder without a head, of a family's random weights."""
+    torch.manual_seed(6)
+    model = transformers.AutoModel.from_config(config(family, layers=2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    tokenizer(family, folder)
+    return folder
+
+
+def vectors_by_hand(folder: Path, pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the last states up to the first separator, and behind it."""
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    read = tokens(*pair, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**read).last_hidden_state[0].numpy()
+    end = read["input_ids"][0].tolist().index(3)
+    return states[: end + 1].mean(axis=0), states[end + 1 :].mean(axis=0)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "mpnet", "modernbert"])
+def test_dual_pooling_is_the_product_of_two_means(family: str, normalize: bool, tmp_path: Path) -> None:
+    model = load_cross_encoder(encoder(family, tmp_path), Scoring("dual", normalize))
+    rows = sequences(tmp_path, PAIRS, model.layout)
+    found = [Encoding(CPU, "fp32", budget, pad_id=0).embed(model, rows) for budget in (1, 30, 10_000)]
+    for pair, vector, score in zip(PAIRS, found[0], model.scores(found[0]), strict=True):
+        q, d = vectors_by_hand(tmp_path, pair)
+        if normalize:
+            q, d = q / np.linalg.norm(q), d / np.linalg.norm(d)
+        np.testing.assert_allclose(vector.numpy(), np.concatenate([q, d]), atol=2e-5)
+        assert float(score) == pytest.approx(float(q @ d), abs=1e-4)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=2e-5, rtol=0)
+    ids, mask = pad(rows, 0)  # the way of families that are left to transformers
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, mask), found[0], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_what_is_saved_is_a_model_of_transformers(family: str, tmp_path: Path) -> None:
+    model = load_cross_encoder(cross_encoder(family, tmp_path / "was"))
+    rows = sequences(tmp_path / "was", PAIRS, model.layout)
+    model.save(tmp_path / "saved", tmp_path / "was")
+    np.testing.assert_allclose(
+        theirs(tmp_path / "saved", PAIRS),
+        Encoding(CPU, "fp32", 100, pad_id=1 if family == "roberta" else 0).embed(model, rows).numpy(),
+        atol=2e-5,
+    )
+    assert not (tmp_path / "saved" / "pytorch_model.bin").exists()
+
+
+def test_a_dual_cross_encoder_is_saved(tmp_path: Path) -> None:
+    model = load_cross_encoder(encoder("bert", tmp_path / "was"), Scoring("dual"))
+    model.save(tmp_path / "saved", tmp_path / "was")
+    again = load_cross_encoder(tmp_path / "saved", Scoring("dual"))
+    rows = sequences(tmp_path / "was", PAIRS, model.layout)
+    found = [Encoding(CPU, "fp32", 100, pad_id=0).embed(each, rows) for each in (model, again)]
+    torch.testing.assert_close(*found, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "modernbert"])
+def test_an_encoder_is_given_a_new_head(family: str, tmp_path: Path) -> None:
+    folder = encoder(family, tmp_path)
+    with pytest.raises(UserError, match=r"weights are missing, the first"):
+        load_cross_encoder(folder)
+    rows = None
+    scores = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        model = load_cross_encoder(folder, new_head=True)
+        rows = rows or sequences(folder, PAIRS, model.layout)
+        scores.append(Encoding(CPU, "fp32", 100, pad_id=0).embed(model, rows))
+        assert scores[-1].shape == (len(PAIRS), 1)
+    torch.testing.assert_close(scores[0], scores[1], atol=0, rtol=0)
+    assert float((scores[0] - scores[2]).abs().max()) > 1e-3
+
+
+def test_a_head_that_is_there_is_kept(tmp_path: Path) -> None:
+    folder = cross_encoder("bert", tmp_path)
+    model = load_cross_encoder(folder, new_head=True)
+    found = Encoding(CPU, "fp32", 100, pad_id=0).embed(model, sequences(folder, PAIRS, model.layout))
+    np.testing.assert_allclose(found.numpy(), theirs(folder, PAIRS), atol=2e-5)
