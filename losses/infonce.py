@@ -86,15 +86,16 @@ class InfoNCE(Loss):
             masked = self._suspects(q, signals) & ~out
             diagnostics["masked"] = masked.sum() / (~out).sum()
             out |= masked
-        C = C.masked_fill(out, -torch.inf)
         tau = self._tau()
         if isinstance(tau, Tensor):
             diagnostics["temperature"] = tau
-        diagnostics |= {"accuracy": (C.argmax(dim=1) == target).to(C.dtype).mean(), "positive_similarity": P.mean()}
+        logits = (C / tau).masked_fill(out, -torch.inf)  # in this order: -inf / τ would have no gradient by τ
+        accuracy = (logits.argmax(dim=1) == target).to(C.dtype).mean()
+        diagnostics |= {"accuracy": accuracy, "positive_similarity": P.mean()}
         if K > 0:
             N = torch.einsum("id,ikd->ik", q, n)
             diagnostics |= {"negative_similarity": N.mean(), "margin": P.mean() - N.mean()}
-        return output(F.cross_entropy(C / tau, target, reduction="none"), **diagnostics)
+        return output(F.cross_entropy(logits, target, reduction="none"), **diagnostics)
 
     def _tau(self) -> float | Tensor:
         if isinstance(self.temperature, float):

@@ -165,8 +165,9 @@ def test_a_mask_over_positives_alone_is_a_cross_entropy_over_what_is_left():
     torch.testing.assert_close(InfoNCE(0.01, mask="teacher")(embeddings, signals).loss, expected)
 
 
-def test_a_learned_temperature_starts_at_the_default_and_has_the_gradient_of_the_loss():
-    embeddings, loss = batch(B=6), InfoNCE(temperature="learned").double()
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_learned_temperature_starts_at_the_default_and_has_the_gradient_of_the_loss(masked):
+    embeddings, loss = batch(B=6, masked=masked), InfoNCE(temperature="learned").double()
     out = loss(embeddings)
     torch.testing.assert_close(out.loss, InfoNCE()(embeddings).loss)
     assert (loss.knobs, out.diagnostics["temperature"].item()) == ((), pytest.approx(0.05))
