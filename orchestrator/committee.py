@@ -69,6 +69,11 @@ class Committee(Teaching):
         """Who teaches, and what."""
         return "the mean of " + "; ".join(member.in_words for member in self.members)
 
+    @property
+    def trained_in_words(self) -> list[str]:
+        """How good the cross-encoders among them are that were trained to teach."""
+        return [line for member in self.members for line in member.trained_in_words]
+
     def signals(self, run: RunSpec) -> Callable[[Batch], Signals] | None:
         """What the teachers say of a batch, in the mean; None where the loss asks nothing of them."""
         if SCORES not in run.teacher_needs:

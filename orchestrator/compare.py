@@ -153,6 +153,8 @@ class Job:
         for teaching in teachings:
             self.display.line(f"teacher: {teaching.in_words}")
             teaching.make()
+            for line in teaching.trained_in_words:
+                self.display.line(f"teacher: {line}")
         if self.experiment.teacher and not teachings:
             self.display.line("teacher: no recipe here learns from it")
 

@@ -157,6 +157,13 @@ class Scorer:
         return {self._trained.fingerprint: shards.total(shards.costs(self._trained.path), "teaching")}
 
     @property
+    def quality(self) -> float | None:
+        """What the weights that are kept had in validation; None where it is not trained here."""
+        if not self._training:
+            return None
+        return float(json.loads((self._trained.path / side_training.MODEL / side_training.SCORE).read_text()))
+
+    @property
     def stages(self) -> list[Stage]:
         """Where it is kept once it is trained."""
         return [self._trained] if self._training else []

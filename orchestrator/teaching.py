@@ -183,6 +183,16 @@ class Teaching:
         self.folders  # noqa: B018
 
     @property
+    def trained_in_words(self) -> list[str]:
+        """How good a cross-encoder is that was trained to teach."""
+        cross = self._settings.cross_encoder
+        if cross is None or cross.training is None:
+            return []
+        depth = cross.training.validation_depth
+        what = f"BM25's first {depth} and the relevant documents of the validation queries"
+        return [f"{cross.scorer} cross-encoder {cross.model}: nDCG@10 {self.scorer.quality:.4f} on {what}"]
+
+    @property
     def _vectors(self) -> list[str]:
         """Whose vectors a bi-encoder has to make; its scores are their products."""
         return [each for each in (QUERIES, DOCUMENTS) if self.needs & {SCORES, each}]
