@@ -185,7 +185,7 @@ class DualCrossEncoder(CrossEncoder):
 
     def pool(self, states: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
         """The two vectors, one after the other."""
-        document = _behind_the_first(int(self.layout.between[0]), ids)
+        document = _separators_before(int(self.layout.between[0]), ids) > 0
         vectors = []
         for segment in (~document, document):
             weights = (segment & (attention_mask > 0)).unsqueeze(-1).float()
@@ -202,10 +202,10 @@ class DualCrossEncoder(CrossEncoder):
         self.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
 
 
-def _behind_the_first(separator: int, ids: Tensor) -> Tensor:
-    """Which tokens `(n, L)` come after the first separator of their row."""
+def _separators_before(separator: int, ids: Tensor) -> Tensor:
+    """How many separators stand before each token `(n, L)` in its row."""
     found = (ids == separator).long()
-    return found.cumsum(dim=1) - found > 0
+    return found.cumsum(dim=1) - found
 
 
 class TypedEmbeddings(nn.Module):
@@ -228,8 +228,7 @@ class TypedEmbeddings(nn.Module):
         self, input_ids: Tensor, token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, **other: Any
     ) -> Tensor:
         """The embeddings of pairs `(n, L)`, or of pairs laid end to end `(1, T)`, whose positions begin anew."""
-        separators = (input_ids == self.separator).long()
-        before = separators.cumsum(dim=1) - separators
+        before = _separators_before(self.separator, input_ids)
         if position_ids is not None:
             begins = position_ids == position_ids.min()
             before = before - torch.where(begins, before, 0).cummax(dim=1).values
