@@ -86,15 +86,18 @@ class InfoNCE(Loss):
             masked = self._suspects(q, signals) & ~out
             diagnostics["masked"] = masked.sum() / (~out).sum()
             out |= masked
-        C = C.masked_fill(out, -torch.inf)
         tau = self._tau()
+        logits = (C / tau).masked_fill(out, -torch.inf)  # after the division: -∞ / τ has no gradient for τ
         if isinstance(tau, Tensor):
             diagnostics["temperature"] = tau
-        diagnostics |= {"accuracy": (C.argmax(dim=1) == target).to(C.dtype).mean(), "positive_similarity": P.mean()}
+        diagnostics |= {
+            "accuracy": (logits.argmax(dim=1) == target).to(C.dtype).mean(),
+            "positive_similarity": P.mean(),
+        }
         if K > 0:
             N = torch.einsum("id,ikd->ik", q, n)
             diagnostics |= {"negative_similarity": N.mean(), "margin": P.mean() - N.mean()}
-        return output(F.cross_entropy(C / tau, target, reduction="none"), **diagnostics)
+        return output(F.cross_entropy(logits, target, reduction="none"), **diagnostics)
 
     def _tau(self) -> float | Tensor:
         if isinstance(self.temperature, float):

@@ -179,6 +179,16 @@ def test_a_learned_temperature_starts_at_the_default_and_has_the_gradient_of_the
     assert loss(embeddings).diagnostics["temperature"] > 0.06  # random vectors: a flatter softmax is less wrong
 
 
+@pytest.mark.parametrize("parameters", [{}, {"candidates": "own"}, {"mask": "teacher"}])
+def test_a_learned_temperature_has_a_gradient_where_candidates_are_left_out(parameters):
+    embeddings, loss, step = batch(masked=True), InfoNCE("learned", **parameters).double(), 1e-6
+    loss(embeddings, guide()).loss.backward()
+    over, under = (
+        InfoNCE(0.05 * math.exp(100 * sign * step), **parameters)(embeddings, guide()).loss for sign in (1, -1)
+    )
+    torch.testing.assert_close(loss.slow_log_temperature.grad, (over - under) / (2 * step), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
