@@ -36,6 +36,7 @@ class Taught:
 
     identity: str
     folders: tuple[tuple[str, Path], ...]
+    space: Space
     encoder: tuple[Model, ModelFolder, int] | None = None  # of a bi-encoder, and the dimension of its vectors
 
 
@@ -47,15 +48,15 @@ class Teaching:
 
     def open(self, taught: Taught) -> None:
         """Take what the driver made: a worker reads the store and nothing else."""
-        self.identity, self.folders = json.loads(taught.identity), dict(taught.folders)
+        self.identity, self.folders, self.space = json.loads(taught.identity), dict(taught.folders), taught.space
         if taught.encoder:
             self.model, self.model_folder, self.dimension = taught.encoder
             self.encoder.model = self.model_folder
 
-    @property
+    @cached_property
     def space(self) -> Space:
         """What a score of the teacher is."""
-        return self._workspace.experiment.space_of(self._settings)
+        return self._workspace.experiment.space_of(self._settings) or self.encoder.space
 
     @property
     def asked(self) -> bool:
@@ -244,7 +245,7 @@ class Teaching:
     def taught(self) -> Taught:
         """What a worker needs."""
         encoder = (self.model, self.model_folder, self.dimension) if self._settings.encodes else None
-        return Taught(json.dumps(self.identity), tuple(self.folders.items()), encoder)
+        return Taught(json.dumps(self.identity), tuple(self.folders.items()), self.space, encoder)
 
     def inputs(self, run: RunSpec) -> Mapping[str, Any]:
         """What a run depends on here: nothing where its loss asks no teacher."""

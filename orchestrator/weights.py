@@ -39,11 +39,15 @@ PACKAGED = {
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with config.json, safetensors and a tokenizer; the fingerprints name their content, not their place."""
+    """A folder with config.json, safetensors and a tokenizer; the fingerprints name their content, not their place.
+
+    `normalizes` is what sentence-transformers' files in it say of its vectors; true where there are none.
+    """
 
     path: Path
     fingerprint: str
     tokenizer_fingerprint: str
+    normalizes: bool
 
 
 def keep(model: ModelFolder, store: Store) -> ModelFolder:
@@ -116,7 +120,14 @@ def _checked(path: Path, model: str) -> ModelFolder:
         raise UserError(f'"{model}" has no weights in safetensors form', where="encoder.model", mend=_MEND)
     if not _tokenizer(path):
         raise UserError(f'"{model}" has no tokenizer files', where="encoder.model", mend=_MEND)
-    return ModelFolder(path, _digest(_weights(path)), _digest(_tokenizer(path)))
+    return ModelFolder(path, _digest(_weights(path)), _digest(_tokenizer(path)), _normalizes(path))
+
+
+def _normalizes(path: Path) -> bool:
+    if not (path / "modules.json").is_file():
+        return True
+    modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
+    return any(module["type"].endswith(".Normalize") for module in modules)
 
 
 def _towers(path: Path) -> list[Path]:

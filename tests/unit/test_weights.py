@@ -16,7 +16,15 @@ from tiny import model, save, sequences
 
 from data import Store, UserError, file_digest
 from orchestrator import weights
-from orchestrator.encoder import DOCUMENT_TOWER, QUERY_TOWER, Tower, load_encoder, own_pooling, save_towers
+from orchestrator.encoder import (
+    DOCUMENT_TOWER,
+    QUERY_TOWER,
+    Tower,
+    load_encoder,
+    own_pooling,
+    save_encoder,
+    save_towers,
+)
 from orchestrator.encoding import Encoding, pad
 from orchestrator.weights import Packaged, keep, locate
 
@@ -254,6 +262,16 @@ def test_the_copy_in_the_store_is_the_same_model(saved: Path, tmp_path: Path) ->
     assert (kept.fingerprint, kept.tokenizer_fingerprint) == (model.fingerprint, model.tokenizer_fingerprint)
     assert locate(str(kept.path)) == kept
     assert keep(model, Store(tmp_path)) == kept
+
+
+def test_whether_a_model_normalizes_is_what_its_modules_say(saved: Path, tmp_path: Path) -> None:
+    for normalize in (True, False):
+        folder = tmp_path / str(normalize)
+        save_encoder(load_encoder(saved, pooling="mean", normalize=normalize), folder, tokenizer=saved, max_tokens=24)
+        model = locate(str(folder))
+        assert (model.normalizes, keep(model, Store(tmp_path / "store")).normalizes) == (normalize, normalize)
+    assert not (saved / "modules.json").exists()
+    assert locate(str(saved)).normalizes
 
 
 def test_weights_in_several_files_are_kept_whole(saved: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
