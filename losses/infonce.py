@@ -87,11 +87,13 @@ class InfoNCE(Loss):
             diagnostics["masked"] = masked.sum() / (~out).sum()
             out |= masked
         tau = self._tau()
+        logits = (C / tau).masked_fill(out, -torch.inf)  # after the division: -∞ / τ has no gradient for τ
         if isinstance(tau, Tensor):
             diagnostics["temperature"] = tau
-        logits = (C / tau).masked_fill(out, -torch.inf)  # in this order: -inf / τ would have no gradient by τ
-        accuracy = (logits.argmax(dim=1) == target).to(C.dtype).mean()
-        diagnostics |= {"accuracy": accuracy, "positive_similarity": P.mean()}
+        diagnostics |= {
+            "accuracy": (logits.argmax(dim=1) == target).to(C.dtype).mean(),
+            "positive_similarity": P.mean(),
+        }
         if K > 0:
             N = torch.einsum("id,ikd->ik", q, n)
             diagnostics |= {"negative_similarity": N.mean(), "margin": P.mean() - N.mean()}

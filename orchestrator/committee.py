@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data import Batch, Stage
+from data import Batch, Stage, UserError
+from data.pair_scores import Space
 from losses import Signals
+from orchestrator.config_checks import no_mean
 from orchestrator.config_schema import TeacherSettings
 from orchestrator.records import Cost
 from orchestrator.runs import RunSpec
@@ -30,19 +32,26 @@ class Committee(Teaching):
 
     def open(self, taught: Taught) -> None:
         """Take what the driver made: a worker reads the store and nothing else."""
-        self.identity = json.loads(taught.identity)
+        self.identity, self.space = json.loads(taught.identity), taught.space
         for number, member in enumerate(self.members):
             own = [(name.split(":", 1)[1], folder) for name, folder in taught.folders if name.startswith(f"{number}:")]
-            member.open(Taught(json.dumps(self.identity["average"][number]), tuple(own)))
+            member.open(Taught(json.dumps(self.identity["average"][number]), tuple(own), self.space))
+
+    @cached_property
+    def space(self) -> Space:
+        """What a score of each teacher is."""
+        return self.members[0].space
 
     def check(self) -> None:
-        """Refuse a teacher that cannot be loaded, or that does not take the lengths.
+        """Refuse a teacher that cannot be loaded, does not take the lengths, or scores in another space.
 
         Raises:
-            UserError: in either case.
+            UserError: in each case.
         """
-        for member in self.members:
+        for number, member in enumerate(self.members):
             member.check()
+            if told := no_mean(self.space, member.space):
+                raise UserError(told[0], where=f"teacher.average.{number}", mend=told[1])
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:

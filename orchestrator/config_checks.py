@@ -137,9 +137,8 @@ def _teacher(experiment: Experiment) -> Iterator[Problem]:
     if teacher and teacher.average:
         spaces = [experiment.space_of(each) for each in teacher.average]
         for number, space in enumerate(spaces):
-            if space != spaces[0]:
-                what = f"its scores are {space} and the first's {spaces[0]}, which have no mean"
-                yield Problem(("teacher", "average", number), what, "Average teachers of one space.")
+            if told := no_mean(spaces[0], space):
+                yield Problem(("teacher", "average", number), *told)
     for index, row in enumerate(experiment.recipes):
         if teacher and teacher.encoder and row.name == TEACHER:
             what = f'"{TEACHER}" is the name of the encoder that teaches'
@@ -290,11 +289,23 @@ def _taught(experiment: Experiment, row: RecipeSettings, loss: Loss, recipe: Rec
         return Problem(here, what, "Remove refresh, or take an encoder as teacher.")
     if "teacher_scores" not in needs:
         return None
-    student: Space = "cosine" if experiment.encoder_for(row).normalize else "dot"
-    if misfit := loss.misfit(experiment.space_of(teacher), student):
-        mend = "Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."
-        return Problem(here, f"{recipe.name} {misfit}", mend if student == "cosine" else "Take another teacher.")
-    return None
+    told = misfit(recipe.name, loss, experiment.space_of(teacher), experiment.encoder_for(row).space)
+    return Problem(here, *told) if told else None
+
+
+def misfit(recipe: str, loss: Loss, teacher: Space | None, student: Space | None) -> tuple[str, str] | None:
+    """What a loss cannot do with scores of these spaces, and the mend; None where it can, or one is not known yet."""
+    if not teacher or not student or not (what := loss.misfit(teacher, student)):
+        return None
+    mend = "Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."
+    return f"{recipe} {what}", mend if student == "cosine" else "Take another teacher."
+
+
+def no_mean(first: Space | None, other: Space | None) -> tuple[str, str] | None:
+    """Why the scores of two teachers cannot be averaged, and the mend; None where they can, or one is not known yet."""
+    if not first or not other or first == other:
+        return None
+    return f"its scores are {other} and the first's {first}, which have no mean", "Average teachers of one space."
 
 
 def _another_recipe(recipe: Recipe, parameter: str, value: Scalar, here: KeyPath) -> Problem:

@@ -150,13 +150,18 @@ class EncoderSettings(Section):
 
     model: Text
     pooling: Literal["cls", "mean", "pooler"] | None = None  # None: the model's own, mean where it names none
-    normalize: bool = True
+    normalize: bool | None = None  # None: as the model's own files say, true where there are none
     query_tokens: Annotated[int, Field(ge=3)] = 64  # room for one token between the two special ones
     document_tokens: Annotated[int, Field(ge=3)] = 256
     layers: (
         Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False), AfterValidator(_ascending)] | None
     ) = None  # those to keep, counted from 0; None: all
     dropout: Share = 0.0
+
+    @property
+    def space(self) -> Space | None:
+        """What a score of it is; None where the model has to be read to know it."""
+        return None if self.normalize is None else "cosine" if self.normalize else "dot"
 
 
 class LoraSettings(Section):
@@ -517,10 +522,10 @@ class Experiment(Section):
         row = self.teaching_row if teacher.row else None
         return self.encoder_for(row) if row else teacher.encoder
 
-    def space_of(self, teacher: TeacherSettings) -> Space:
-        """What a score of a teacher is."""
+    def space_of(self, teacher: TeacherSettings) -> Space | None:
+        """What a score of a teacher is; None where its model has to be read to know it."""
         if encoder := self.encoder_of(teacher):
-            return "cosine" if encoder.normalize else "dot"
+            return encoder.space
         if teacher.average:
             return self.space_of(teacher.average[0])
         if teacher.cross_encoder and teacher.in_context:

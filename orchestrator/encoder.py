@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data import UserError
+from orchestrator.weights import ROUTER
 
 Pooling = Literal["cls", "mean", "pooler"]
 
@@ -305,9 +306,7 @@ def save_encoder(encoder: BiEncoder, folder: Path, *, tokenizer: Path, max_token
         tokenizer: the model folder whose tokenizer files go along.
         max_tokens: the length at which texts are truncated.
     """
-    modules = _save_modules(Tower(encoder, tokenizer, max_tokens), folder)
-    _write_modules(folder, [("" if i == 0 else f"{i}_{name}", name) for i, name in enumerate(modules)])
-    _write_similarity(folder, encoder)
+    _save_modules(Tower(encoder, tokenizer, max_tokens), folder)
 
 
 class Tower(NamedTuple):
@@ -323,7 +322,7 @@ QUERY_TOWER, DOCUMENT_TOWER = "query_0_Transformer", "document_0_Transformer"
 
 def save_towers(queries: Tower, documents: Tower, folder: Path) -> None:
     """Write two encoders as one model, in the layout of sentence-transformers' Router (`encode_query`,
-    `encode_document`); each of them is also a model folder of its own that `load_encoder` loads.
+    `encode_document`); each of them is also a model folder of its own, as `save_encoder` writes one.
     """
     structure: dict[str, list[str]] = {}
     types: dict[str, str] = {}
@@ -333,13 +332,13 @@ def save_towers(queries: Tower, documents: Tower, folder: Path) -> None:
         structure[route] = paths
         types |= {path: f"sentence_transformers.models.{name}" for path, name in zip(paths, names, strict=True)}
     router = {"types": types, "structure": structure, "parameters": {"default_route": None, "allow_empty_key": True}}
-    _write_json(folder / "router_config.json", router)
+    _write_json(folder / ROUTER, router)
     _write_modules(folder, [("", "Router")])
     _write_similarity(folder, documents.encoder)
 
 
 def _save_modules(tower: Tower, folder: Path) -> list[str]:
-    """Write an encoder and what comes after its backbone, each in a folder of its own; the modules' names."""
+    """Write an encoder, with what comes after its backbone in folders of their own; the modules' names."""
     encoder = tower.encoder
     folder.mkdir(parents=True, exist_ok=True)
     encoder.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
@@ -366,6 +365,8 @@ def _save_modules(tower: Tower, folder: Path) -> list[str]:
     if encoder.normalize:
         (folder / f"{len(modules)}_Normalize").mkdir(exist_ok=True)
         modules.append("Normalize")
+    _write_modules(folder, [("" if i == 0 else f"{i}_{name}", name) for i, name in enumerate(modules)])
+    _write_similarity(folder, encoder)
     return modules
 
 

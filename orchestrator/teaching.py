@@ -36,6 +36,7 @@ class Taught:
 
     identity: str
     folders: tuple[tuple[str, Path], ...]
+    space: Space
     encoder: tuple[Model, ModelFolder] | None = None  # of a bi-encoder
     dimension: int | None = None  # of its vectors
 
@@ -48,17 +49,17 @@ class Teaching:
 
     def open(self, taught: Taught) -> None:
         """Take what the driver made: a worker reads the store and nothing else."""
-        self.identity, self.folders = json.loads(taught.identity), dict(taught.folders)
+        self.identity, self.folders, self.space = json.loads(taught.identity), dict(taught.folders), taught.space
         if taught.encoder:
             self.model, self.model_folder = taught.encoder
             self.encoder.model = self.model_folder
         if taught.dimension:
             self.dimension = taught.dimension
 
-    @property
+    @cached_property
     def space(self) -> Space:
         """What a score of the teacher is."""
-        return self._workspace.experiment.space_of(self._settings)
+        return self._workspace.experiment.space_of(self._settings) or self.encoder.space
 
     @property
     def asked(self) -> bool:
@@ -263,7 +264,7 @@ class Teaching:
         settings = self._settings
         encoder = (self.model, self.model_folder) if settings.encodes else None
         dimension = self.dimension if settings.encodes or settings.in_context else None
-        return Taught(json.dumps(self.identity), tuple(self.folders.items()), encoder, dimension)
+        return Taught(json.dumps(self.identity), tuple(self.folders.items()), self.space, encoder, dimension)
 
     def inputs(self, run: RunSpec) -> Mapping[str, Any]:
         """What a run depends on here: nothing where its loss asks no teacher."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ VERSION = 1
 log = logging.getLogger(__name__)
 
 FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors", "1_Pooling/*", "2_*/*"]
+ROUTER = "router_config.json"  # in the folder of a model of two towers, as sentence-transformers saves it
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,15 @@ PACKAGED = {
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with config.json, safetensors and a tokenizer; the fingerprints name their content, not their place."""
+    """A folder with config.json, safetensors and a tokenizer; the fingerprints name their content, not their place.
+
+    `normalizes` is what sentence-transformers' files in it say of its vectors; true where there are none.
+    """
 
     path: Path
     fingerprint: str
     tokenizer_fingerprint: str
+    normalizes: bool
 
 
 def keep(model: ModelFolder, store: Store) -> ModelFolder:
@@ -74,7 +80,7 @@ def locate(model: str) -> ModelFolder:
     (their sha256 is checked), then on the hub.
 
     Raises:
-        UserError: no such folder, not a model folder, or a hub id that cannot be had.
+        UserError: no such folder, not the folder of one encoder, or a hub id that cannot be had.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -101,13 +107,34 @@ def _is_hub_id(model: str) -> bool:
 
 
 def _checked(path: Path, model: str) -> ModelFolder:
+    if (path / ROUTER).is_file():
+        towers = [f'"{tower}"' for tower in _towers(path)]
+        raise UserError(
+            f'"{model}" is a model of two towers, and what is asked for is one encoder',
+            where="encoder.model",
+            mend=f"Name one of them: {' or '.join(towers)}." if towers else "Save one of them as a model of its own.",
+        )
     if not (path / "config.json").is_file():
         raise UserError(f'"{model}" is no model: it has no config.json', where="encoder.model", mend=_MEND)
     if not list(path.glob("*.safetensors")):
         raise UserError(f'"{model}" has no weights in safetensors form', where="encoder.model", mend=_MEND)
     if not _tokenizer(path):
         raise UserError(f'"{model}" has no tokenizer files', where="encoder.model", mend=_MEND)
-    return ModelFolder(path, _digest(_weights(path)), _digest(_tokenizer(path)))
+    return ModelFolder(path, _digest(_weights(path)), _digest(_tokenizer(path)), _normalizes(path))
+
+
+def _normalizes(path: Path) -> bool:
+    if not (path / "modules.json").is_file():
+        return True
+    modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
+    return any(module["type"].endswith(".Normalize") for module in modules)
+
+
+def _towers(path: Path) -> list[Path]:
+    """The towers of a model that are model folders themselves: those with their pooling within them."""
+    routes: dict[str, list[str]] = json.loads((path / ROUTER).read_text(encoding="utf-8"))["structure"]
+    own = (modules[0] for modules in routes.values() if all(each.startswith(f"{modules[0]}/") for each in modules[1:]))
+    return [path / tower for tower in dict.fromkeys(own) if (path / tower / "config.json").is_file()]
 
 
 def _weights(path: Path) -> tuple[Path, ...]:

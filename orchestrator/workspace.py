@@ -31,9 +31,11 @@ from data import (
     fingerprint,
 )
 from data.collection import GENERATED
+from data.pair_scores import Space
 from orchestrator import cluster
 from orchestrator.committee import Committee
 from orchestrator.config import Experiment, TrainingSettings
+from orchestrator.config_checks import misfit
 from orchestrator.config_schema import EncoderSettings, NegativesSettings, StudentSettings
 from orchestrator.embeddings import Model, VectorSet, embed
 from orchestrator.encoder import (
@@ -250,6 +252,7 @@ class Workspace:
             if row.encoder:
                 student.check_own_encoder(f"recipes.{index}.encoder")
             student.check_loss(run, f"recipes.{index}.loss")
+            student.check_scores(run, f"recipes.{index}")
 
     def check_own_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
@@ -273,6 +276,13 @@ class Workspace:
         except ValueError as error:
             raise UserError(str(error), where=key) from None
 
+    def check_scores(self, run: RunSpec, key: str) -> None:
+        """Refuse a teacher whose scores the loss cannot set beside the encoder's."""
+        if self.teaching and "teacher_scores" in run.teacher_needs:
+            told = misfit(run.recipe, run.build_loss(), self.teaching.space, self.space)
+            if told:
+                raise UserError(told[0], where=key, mend=told[1])
+
     @cached_property
     def facts(self) -> EncoderFacts:
         """What has to be known of the encoder. It is loaded to be asked, 3 s, once; then the store has it."""
@@ -281,7 +291,8 @@ class Workspace:
             "weights": model.fingerprint,
             "tokenizer": model.tokenizer_fingerprint,
             "transformers": version("transformers"),
-            **self.settings.model_dump(include={"normalize", "dropout"}),
+            **self.settings.model_dump(include={"dropout"}),
+            "normalize": self.normalize,
             "pooling": self.pooling,
             "layers": layers,
         }
@@ -316,6 +327,20 @@ class Workspace:
         if self.settings.pooling is None and self.settings.model == TEACHER and self.teaching:
             return self.teaching.encoder.pooling
         return self.settings.pooling or own_pooling(self.model.path)
+
+    @cached_property
+    def normalize(self) -> bool:
+        """Whether the encoder's vectors have length 1: as the settings say, or else its own files."""
+        if self.settings.normalize is not None:
+            return self.settings.normalize
+        if self.settings.model == TEACHER and self.teaching:
+            return self.teaching.encoder.normalize
+        return self.model.normalizes
+
+    @property
+    def space(self) -> Space:
+        """What a score of the encoder is."""
+        return "cosine" if self.normalize else "dot"
 
     @property
     def _tokenized(self) -> dict[data.TextField, tuple[ModelFolder, int]]:
@@ -522,9 +547,8 @@ class Workspace:
         return encoder
 
     def _load(self, model: ModelFolder, layers: tuple[int, ...] | None) -> BiEncoder:
-        config = self.settings
         return load_encoder(
-            model.path, pooling=self.pooling, normalize=config.normalize, layers=layers, dropout=config.dropout
+            model.path, pooling=self.pooling, normalize=self.normalize, layers=layers, dropout=self.settings.dropout
         )
 
     @cached_property
@@ -533,10 +557,11 @@ class Workspace:
         config = self.settings
         inputs = {
             "weights": self.model.fingerprint,
-            **config.model_dump(include={"normalize", "layers"}),
+            **config.model_dump(include={"layers"}),
+            "normalize": self.normalize,
             "pooling": self.pooling,
         }
-        return Model(self.model.path, fingerprint(inputs), self.pooling, config.normalize, config.layers)
+        return Model(self.model.path, fingerprint(inputs), self.pooling, self.normalize, config.layers)
 
     def trial(self, run: RunSpec) -> Stage:
         """Where a run lives in the store: named by everything that its result depends on."""
@@ -555,9 +580,9 @@ class Workspace:
 
     def trained_model(self, run: RunSpec) -> Model:
         """The encoder that a run leaves; of two towers, that of the queries."""
-        stage, encoder = self.trial(run), run.encoder
-        folder = stage.path / MODEL / (QUERY_TOWER if encoder.inherits else "")
-        return Model(folder, stage.fingerprint, self.for_run(run).pooling, encoder.normalize)
+        stage, student = self.trial(run), self.for_run(run)
+        folder = stage.path / MODEL / (QUERY_TOWER if run.encoder.inherits else "")
+        return Model(folder, stage.fingerprint, student.pooling, student.normalize)
 
     def encoding(self, precision: str, token_budget: int | None) -> Encoding:
         """How this process encodes: on its GPU if it was granted one."""
@@ -597,6 +622,7 @@ class Workspace:
             "weights": self.model.fingerprint,
             "tokenizer": self.model.tokenizer_fingerprint,
             **self.settings.model_dump(exclude={"model", "document_encoder", "lora"}),
+            "normalize": self.normalize,
             "pooling": self.pooling,
             **({"lora": lora.model_dump()} if (lora := self.settings.lora) else {}),
         }

@@ -60,15 +60,50 @@ class Scaled(Loss):
         return LossOutput(per_example.mean(), per_example, {})
 
 
-def variants() -> list[tuple[str, dict[str, Any]]]:
+Variant = tuple[str, dict[str, Any]]
+
+
+def variants() -> list[Variant]:
     """Every loss at every setting that changes what is computed."""
     targets = [*product((0.3, "adaptive"), (None, "rows", "columns")), ("distributed", None)]
     margins = [
-        ("margin", {"target": target, "in_batch": in_batch, "error": error, "detach_target": detach})
+        {"target": target, "in_batch": in_batch, "error": error, "detach_target": detach}
         for (target, in_batch), error, detach in product(targets, ("l2", "l1", "soft"), (False, True))
     ]
-    triplets: list[tuple[str, dict[str, Any]]] = [("triplet", {"margin": 0.4, "in_batch": g}) for g in (None, "rows")]
-    return [*margins, *triplets, ("infonce", {"temperature": 0.1}), ("scaled", {})]
+    by_name: dict[str, list[dict[str, Any]]] = {
+        "margin": margins,
+        "triplet": [{"margin": 0.4, "in_batch": in_batch} for in_batch in (None, "rows")],
+        "infonce": [
+            {"temperature": temperature, "candidates": candidates, "similarity": similarity, "mask": mask}
+            for temperature, candidates, similarity, mask in product(
+                (0.5, "learned"), ("batch", "own"), ("cosine", "dot"), (None, "teacher")
+            )
+        ],
+        "margin-mse": [{}],
+        "score-kl": [{"temperature": 0.5, "in_batch": in_batch} for in_batch in (False, True)],
+        "listnet": [{"temperature": 0.5, "order": order} for order in ("judged", "teacher")],
+        "ranknet": [
+            {"temperature": 0.5, "order": order, "weight": weight}
+            for order, weight in product(("judged", "teacher"), (None, "ndcg"))
+        ],
+        "pair-kl": [{"temperature": 0.5}],
+        "embedding-matching": [
+            {"side": side, "distance": distance}
+            for side, distance in product(("query", "document", "both"), ("norm", "squared", "cosine"))
+        ],
+        "relational-matching": [{"between": between} for between in ("query-document", "query", "document")],
+        "weighted-sum": [
+            {"terms": "infonce + 0.5*score-kl + 5*embedding-matching", "score-kl.in_batch": True},
+            {"terms": "margin + ranknet", "margin.target": "distributed"},
+        ],
+        "matryoshka": [
+            {"loss": "infonce", "dimensions": "2 3"},
+            {"loss": "score-kl", "dimensions": 2, "score-kl.in_batch": True},
+            {"loss": "triplet", "dimensions": 2, "triplet.margin": 0.4, "triplet.in_batch": "rows"},
+        ],
+        "scaled": [{}],
+    }
+    return [(name, parameters) for name, every in by_name.items() for parameters in every]
 
 
 def build(name: str, parameters: dict[str, Any]) -> Loss:
@@ -86,6 +121,20 @@ def batch(K: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, nn.Linear
     return q, p, n, encoder
 
 
+def said(K: int, width: int = WIDTH) -> Signals:
+    """What a teacher says of a batch, in float64."""
+    generator = torch.Generator().manual_seed(20 + K)
+    shapes = (B, 1 + K), (B, width), (B, 1 + K, width)
+    return Signals(*(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes), "dot")
+
+
+def relevant(K: int) -> Tensor:
+    """A third of what belongs to other queries, (B, B + B·K)."""
+    same = torch.eye(B, dtype=torch.bool)
+    own = torch.cat([same, same.repeat_interleave(K, dim=1)], dim=1)
+    return (torch.rand(own.shape, generator=torch.Generator().manual_seed(30 + K)) < 1 / 3) & ~own
+
+
 def key(number: int, K: int, dtype: torch.dtype) -> str:
     return f"{number} {K} {dtype}"
 
@@ -100,8 +149,8 @@ def gradients(group: Group, folder: Path) -> None:
         q, p, n, encoder = batch(K, dtype)
         loss = build(*variants()[number]).to(dtype)
         own = slice(group.rank * B // SIZE, (group.rank + 1) * B // SIZE)
-        embeddings = Embeddings(*(group.gather(encoder(x[own])) for x in (q, p, n)))
-        out = loss(embeddings)
+        embeddings = Embeddings(*(group.gather(encoder(x[own])) for x in (q, p, n)), relevant(K))
+        out = loss(embeddings, said(K))
         out.loss.backward()
         group.sum_gradients(encoder.parameters())
         group.sum_gradients(loss.parameters(), scale=1 / group.size)

@@ -83,7 +83,7 @@ def test_minimal_experiment_has_every_default():
         "encoder": {
             "model": "m",
             "pooling": None,
-            "normalize": True,
+            "normalize": None,
             "query_tokens": 64,
             "document_tokens": 256,
             "layers": None,

@@ -28,6 +28,7 @@ from orchestrator.evaluation import evaluate_all, trained, untrained
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.trial import read_trial, run_trial
+from orchestrator.weights import locate
 from orchestrator.workspace import MODEL, Workspace
 
 pytestmark = pytest.mark.usefixtures("one_cpu")
@@ -342,6 +343,31 @@ def test_a_model_pools_as_its_own_files_say_unless_the_experiment_says_otherwise
     run, _ = trained_run(workspace, 0)
     worker = Workspace.of(taught_by_cls.opened)
     assert (worker.pooling, worker.trial(run).done) == ("cls", True)
+
+
+def test_a_model_normalizes_as_its_own_files_say_unless_the_experiment_says_otherwise(
+    taught: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dot"
+    encoder = load_encoder(tiny_model, pooling="mean", normalize=False)
+    save_encoder(encoder, folder, tokenizer=tiny_model, max_tokens=24)
+    teacher = f"{{{{encoder: {{{{model: {folder}, query_tokens: 16, document_tokens: 24}}}}}}}}"
+    rows = f"[{{{MATCHING}, encoder: {{model: teacher}}}}, {{recipe: arm-adaptive, encoder: {{model: {folder}}}}}]"
+    workspace = taught(rows, teacher=teacher)
+    taught_by_dot, own_dot = (workspace.for_run(run_of(workspace, row)) for row in (0, 1))
+    assert [each.normalize for each in (workspace, taught_by_dot, own_dot)] == [True, False, False]
+    assert workspace.teaching is not None
+    assert (workspace.teaching.model.normalize, workspace.teaching.space) == (False, "dot")
+    said = taught(rows, "encoder.normalize=true", teacher=teacher)
+    assert said.for_run(run_of(said, 1)).normalize
+    run, _ = trained_run(workspace, 0)
+    worker = Workspace.of(taught_by_dot.opened)
+    assert (worker.normalize, worker.trial(run).done, worker.trained_model(run).normalize) == (False, True, False)
+    assert locate(str(workspace.trial(run).path / MODEL)).normalizes is False
+    # A model without such files is one with them that says true.
+    plain, unsaid = (taught("[arm-adaptive]", *how, teacher=None) for how in (["encoder.normalize=true"], []))
+    assert plain.trial(run_of(plain)).fingerprint == unsaid.trial(run_of(unsaid)).fingerprint
+    assert plain.starting_model == unsaid.starting_model
 
 
 def test_another_model_keeps_all_of_its_layers(taught: Make, wide: Path) -> None:

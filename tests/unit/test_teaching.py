@@ -20,6 +20,7 @@ from data.pair_scores import PairScores
 from data.store import manifest
 from orchestrator import pair_scoring, shards
 from orchestrator.config import load
+from orchestrator.encoder import load_encoder, save_encoder
 from orchestrator.journal import JOURNAL
 from orchestrator.pair_scoring import ScoreShard
 from orchestrator.runs import RunSpec, runs_of
@@ -387,6 +388,35 @@ def test_teachers_that_have_no_mean_are_refused(taught: Make, teachers: str, mes
     with pytest.raises(UserError) as refused:
         taught(f"{{{{average: {teachers.format(**TEACHERS)}}}}}", "[score-kl]").check_encoder()
     assert message in str(refused.value)
+
+
+def test_scores_that_a_model_has_by_its_own_files_are_checked_once_it_is_read(
+    taught: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dot"
+    encoder = load_encoder(tiny_model, pooling="mean", normalize=False)
+    save_encoder(encoder, folder, tokenizer=tiny_model, max_tokens=24)
+    dot = f"encoder: {{{{model: {folder}, query_tokens: 16, document_tokens: 24}}}}"
+    cosine = dot.replace(str(folder), str(tiny_model))
+    for teacher, kind in (("cross", "logit"), (f"{{{{{dot}}}}}", "dot")):
+        with pytest.raises(UserError) as refused:
+            taught(teacher, "[margin-mse]").check_encoder()
+        assert str(refused.value) == (
+            "recipes.0: margin-mse regresses a student's margins of cosines, at most 2 wide, on a teacher's margins in "
+            f"{kind} scores. Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."
+        )
+        taught(teacher, "[margin-mse]", f"encoder.model={folder}").check_encoder()
+    taught(f"{{{{{cosine}}}}}", "[margin-mse]").check_encoder()
+    with pytest.raises(UserError) as refused:
+        taught(f"{{{{average: [{{{{{cosine}}}}}, {{{{{dot}}}}}]}}}}", "[score-kl]").check_encoder()
+    assert str(refused.value).startswith("teacher.average.1: its scores are dot and the first's cosine, which have no")
+    both = taught(f"{{{{average: [{{{{{dot}}}}}, {{{{{dot}}}}}]}}}}", "[score-kl]")
+    both.teaching.make()
+    run, worker = run_of(both), Workspace.of(both.opened)
+    batch, said = signals(both)
+    told = worker.teaching.signals(run)(batch)
+    assert (said.space, told.space) == ("dot", "dot")
+    torch.testing.assert_close(told.scores, said.scores)
 
 
 def test_the_journal_has_what_the_loss_says_of_the_teacher(taught: Make) -> None:

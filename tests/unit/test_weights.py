@@ -16,8 +16,16 @@ from tiny import model, save, sequences
 
 from data import Store, UserError, file_digest
 from orchestrator import weights
-from orchestrator.encoder import load_encoder
-from orchestrator.encoding import pad
+from orchestrator.encoder import (
+    DOCUMENT_TOWER,
+    QUERY_TOWER,
+    Tower,
+    load_encoder,
+    own_pooling,
+    save_encoder,
+    save_towers,
+)
+from orchestrator.encoding import Encoding, pad
 from orchestrator.weights import Packaged, keep, locate
 
 HUB_ID = "made-up/tiny-encoder"
@@ -82,6 +90,44 @@ def test_folders_that_lack_something(folder: Path, missing: str, text: str) -> N
     for file in files:
         file.unlink()
     assert refusal(folder) == f'encoder.model: "{folder}" {text}. {MEND}'
+
+
+def test_a_model_of_two_towers_is_refused_and_each_of_them_is_a_model(
+    saved: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    query, document = (load_encoder(saved, pooling=pooling, normalize=True) for pooling in ("cls", "mean"))  # type: ignore[arg-type]
+    document.project(16, seed=1)
+    query.project(16, seed=2)
+    folder, encoding = tmp_path / "towers", Encoding(torch.device("cpu"), "fp32", token_budget=64, pad_id=0)
+    save_towers(Tower(query, saved, 24), Tower(document, saved, 24), folder)
+    places = [folder / tower for tower in (QUERY_TOWER, DOCUMENT_TOWER)]
+    told = f'"{folder}" is a model of two towers, and what is asked for is one encoder'
+    assert refusal(folder) == f'encoder.model: {told}. Name one of them: "{places[0]}" or "{places[1]}".'
+    both = SentenceTransformer(str(folder), device="cpu")
+    texts = ["the fox", "a dog"]
+    ids = [both.tokenizer(text)["input_ids"] for text in texts]
+    for place, pooling, theirs in zip(
+        places, ("cls", "mean"), (both.encode_query(texts), both.encode_document(texts)), strict=True
+    ):
+        kept = keep(locate(str(place)), Store(tmp_path / "store"))
+        assert own_pooling(kept.path) == pooling
+        encoder = load_encoder(kept.path, pooling=own_pooling(kept.path), normalize=True)
+        assert encoder.dimension == 16
+        torch.testing.assert_close(encoding.embed(encoder, ids), torch.from_numpy(theirs), atol=1e-5, rtol=0)
+        alone = SentenceTransformer(str(place), device="cpu").encode(texts, convert_to_tensor=True)
+        torch.testing.assert_close(alone, torch.from_numpy(theirs), atol=1e-5, rtol=0)
+
+
+def test_towers_with_their_pooling_elsewhere_are_not_offered_alone(saved: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer, models
+
+    towers = [[models.Transformer(str(saved)), models.Pooling(32, pooling_mode="cls")] for _ in "qd"]
+    router = models.Router.for_query_document(*towers)
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "theirs"))
+    told = refusal(tmp_path / "theirs")
+    assert told.endswith("and what is asked for is one encoder. Save one of them as a model of its own.")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +262,16 @@ def test_the_copy_in_the_store_is_the_same_model(saved: Path, tmp_path: Path) ->
     assert (kept.fingerprint, kept.tokenizer_fingerprint) == (model.fingerprint, model.tokenizer_fingerprint)
     assert locate(str(kept.path)) == kept
     assert keep(model, Store(tmp_path)) == kept
+
+
+def test_whether_a_model_normalizes_is_what_its_modules_say(saved: Path, tmp_path: Path) -> None:
+    for normalize in (True, False):
+        folder = tmp_path / str(normalize)
+        save_encoder(load_encoder(saved, pooling="mean", normalize=normalize), folder, tokenizer=saved, max_tokens=24)
+        model = locate(str(folder))
+        assert (model.normalizes, keep(model, Store(tmp_path / "store")).normalizes) == (normalize, normalize)
+    assert not (saved / "modules.json").exists()
+    assert locate(str(saved)).normalizes
 
 
 def test_weights_in_several_files_are_kept_whole(saved: Path, tokenizer_folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from losses import Embeddings
+from losses import Embeddings, Signals
 
 
 def batch(
@@ -16,6 +16,14 @@ def batch(
     q, p, n = (torch.randn(shape, generator=generator, dtype=dtype) for shape in ((B, D), (B, D), (B, K, D)))
     relevant = (torch.rand(B, B + B * K, generator=generator) < 1 / 3) & ~own(B, K)
     return Embeddings(q, p, n, relevant if masked else None)
+
+
+def taught(B: int = 4, K: int = 2, D: int = 5, seed: int = 7) -> Signals:
+    """Random scores and vectors of a teacher."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (B, 1 + K), (B, D), (B, 1 + K, D)
+    scores, queries, documents = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return Signals(scores, queries, documents, "dot")
 
 
 def own(B: int, K: int) -> Tensor:
