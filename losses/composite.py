@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from losses.checks import number, shown
 from losses.contract import VECTORS, Embeddings, Loss, LossOutput, Signals, Space, output
+from losses.similarity import unit
 
 Build = Callable[..., Loss]
 
@@ -136,8 +137,9 @@ class WeightedSum(Composite):
 class Matryoshka(Composite):
     """One loss over the first components of the vectors too, so that vectors may be cut (Kusupati et al. 2022).
 
-    loss = mean over the lengths m of L(first m components); the whole length is always one of them. Parameters of the
-    loss are named after it: infonce.temperature. A teacher's vectors are left whole.
+    loss = mean over the lengths m of L(first m components); the whole length is always one of them. What is cut is
+    scaled to the length that it had whole, so that unit vectors stay such. Parameters of the loss are named after it:
+    infonce.temperature. A teacher's vectors are left whole.
 
     Args:
         loss: the name of a loss that looks at the student's vectors alone, or at a teacher's scores.
@@ -178,14 +180,20 @@ class Matryoshka(Composite):
         for m in self.dimensions:
             cut = replace(
                 embeddings,
-                queries=embeddings.queries[:, :m],
-                positives=embeddings.positives[:, :m],
-                negatives=embeddings.negatives[:, :, :m],
+                queries=_cut(embeddings.queries, m),
+                positives=_cut(embeddings.positives, m),
+                negatives=_cut(embeddings.negatives, m),
             )
             of_cut = loss.compute(cut, signals)
             per_example = per_example + of_cut.per_example
             told[f"loss_{m}"] = of_cut.loss
         return output(per_example / (1 + len(self.dimensions)), **told)
+
+
+def _cut(x: Tensor, m: int) -> Tensor:
+    """The first m components of vectors (…, D), as long as the vectors were."""
+    length: Tensor = x.norm(dim=-1, keepdim=True)  # type: ignore[no-untyped-call]
+    return unit(x[..., :m]) * length
 
 
 _TERM = re.compile(

@@ -102,7 +102,13 @@ class InfoNCE(Loss):
     def _tau(self) -> float | Tensor:
         if isinstance(self.temperature, float):
             return self.temperature
-        return (self.slow_log_temperature * GAIN).exp().clamp_min(LEAST)
+        return (self.slow_log_temperature * GAIN).exp()
+
+    @torch.no_grad()
+    def at(self, progress: float) -> None:
+        """Keeps a learned temperature in its bounds, here and not in the graph, where it would lose its gradient."""
+        if self.temperature == LEARNED:
+            self.slow_log_temperature.clamp_(min=math.log(LEAST) / GAIN)
 
     def _suspects(self, q: Tensor, signals: Signals) -> Tensor:
         """Which candidates (B, B + B·K) a teacher scores above the query's positive."""

@@ -124,10 +124,14 @@ def _checked(path: Path, model: str) -> ModelFolder:
 
 
 def _normalizes(path: Path) -> bool:
-    if not (path / "modules.json").is_file():
+    """By a module that does it, or because vectors are compared by cosine, as sentence-transformers does by default."""
+    modules, config = path / "modules.json", path / "config_sentence_transformers.json"
+    if modules.is_file() and any(
+        module["type"].endswith(".Normalize") for module in json.loads(modules.read_text(encoding="utf-8"))
+    ):
         return True
-    modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
-    return any(module["type"].endswith(".Normalize") for module in modules)
+    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return told.get("similarity_fn_name") in (None, "cosine")
 
 
 def _towers(path: Path) -> list[Path]:

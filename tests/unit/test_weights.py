@@ -4,6 +4,7 @@ are of content, not of place; the copy in the store is whole; what is refused, w
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -272,6 +273,9 @@ def test_whether_a_model_normalizes_is_what_its_modules_say(saved: Path, tmp_pat
         assert (model.normalizes, keep(model, Store(tmp_path / "store")).normalizes) == (normalize, normalize)
     assert not (saved / "modules.json").exists()
     assert locate(str(saved)).normalizes
+    for similarity in (None, "cosine"):  # sentence-transformers compares by cosine unless it is told not to
+        (folder / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": similarity}))
+        assert locate(str(folder)).normalizes
 
 
 def test_weights_in_several_files_are_kept_whole(saved: Path, tokenizer_folder: Path, tmp_path: Path) -> None:

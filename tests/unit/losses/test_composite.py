@@ -134,6 +134,16 @@ def test_matryoshka_is_the_mean_over_the_lengths():
     assert (loss.knobs, loss.dimensions) == (("infonce.temperature",), (2, 3))
 
 
+def test_what_matryoshka_cuts_is_as_long_as_it_was():
+    whole = batch()
+    loss = build("matryoshka", loss="infonce", dimensions="2", **{"infonce.similarity": "dot"})
+    cut = losses.Embeddings(
+        *(x[..., :2] * (x.norm(dim=-1) / x[..., :2].norm(dim=-1)).unsqueeze(-1) for x in tensors(whole))
+    )
+    expected = (build("infonce", similarity="dot")(whole).loss + build("infonce", similarity="dot")(cut).loss) / 2
+    torch.testing.assert_close(loss(whole).loss, expected)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -168,7 +168,12 @@ def test_a_learned_temperature_starts_at_the_default_and_has_the_gradient_of_the
     torch.testing.assert_close(loss.slow_log_temperature.grad, numeric, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         loss.slow_log_temperature.fill_(-1.0)
-    torch.testing.assert_close(loss(embeddings).loss, InfoNCE(0.01)(embeddings).loss)
+    loss.at(0.5)
+    loss.zero_grad()
+    bounded = loss(embeddings).loss
+    torch.testing.assert_close(bounded, InfoNCE(0.01)(embeddings).loss)
+    bounded.backward()
+    assert float(loss.slow_log_temperature.grad) != 0, "it can leave the bound again"
     (parameter,) = loss.parameters()
     optimizer = torch.optim.Adam([parameter], lr=2e-5)
     with torch.no_grad():
