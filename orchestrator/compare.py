@@ -27,6 +27,7 @@ from orchestrator.journal import Entry
 from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.report import wording
 from orchestrator.runs import RunSpec, runs_of
+from orchestrator.significance import differences
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
 from orchestrator.tuning import run_all, trials_of, winner_of
@@ -317,6 +318,9 @@ class Job:
                     encoder=value.encoder,
                 )
             )
+        measure, margin = experiment.evaluation.measures[0], experiment.evaluation.margin
+        values = {result.name: result.per_query[measure] for result in results}
+        known_by = {name: each.folder.name for name, each in evaluated.items()}
         costs = [*self._shared_costs()]
         costs += [cost for row in trials.values() for trial in row for cost in trial.costs]
         costs += [value.cost for value in evaluated.values()]
@@ -338,6 +342,8 @@ class Job:
             costs=tuple(costs),
             config=resolved(experiment),
             teacher=experiment.teaching_row.name if experiment.teaching_row else None,
+            differences=differences(workspace.store, known_by, values, measure, margin),
+            margin=margin,
             environment=environment(self.available, self.size),
         )
 

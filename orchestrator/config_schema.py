@@ -454,6 +454,7 @@ class EvaluationSettings(Section):
     measures: Annotated[
         tuple[Annotated[str, AfterValidator(_measure)], ...], Field(strict=False), AfterValidator(_distinct)
     ] = ("nDCG@10", "RR@10", "R@100")
+    margin: Annotated[float, Field(gt=0)] = 0.01  # of the first measure: two rows that differ by less are as good
     index: Text = "Flat"  # a faiss factory string
     depth: Annotated[int, Field(gt=0)] | None = None
 

@@ -123,10 +123,36 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A row's first measure less another row's, over `queries` test queries.
+
+    `low` and `high` bound the mean with 95 % (bootstrap over queries); `effect` is the mean over the standard deviation
+    (Cohen's d). `t_test` and `randomization` are p-values of the paired tests that there is no difference,
+    `equivalence` is that of the two one-sided tests that it is as large as the comparison's margin; `…_holm` are the
+    same corrected for the number of pairs of rows.
+    """
+
+    row: str
+    other: str
+    queries: int
+    mean: float
+    low: float
+    high: float
+    effect: float
+    t_test: float
+    t_test_holm: float
+    randomization: float
+    randomization_holm: float
+    equivalence: float
+    equivalence_holm: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything that a report shows. `results[0]` is the untrained encoder. `costs` holds the whole ledger.
 
-    `teacher` is the row that teaches the others, if one does.
+    `teacher` is the row that teaches the others, if one does. `differences` are those of all pairs of rows, `margin`
+    is what does not matter of one, both on the first measure.
     """
 
     name: str
@@ -144,6 +170,8 @@ class Comparison:
     environment: dict[str, str]
     generated_queries: int = 0
     teacher: str | None = None
+    differences: tuple[Difference, ...] = ()
+    margin: float = 0.0
 
 
 def to_json(record: Any) -> Any:
@@ -154,9 +182,9 @@ def to_json(record: Any) -> Any:
 def comparison_from_json(value: dict[str, Any]) -> Comparison:
     """The inverse of `to_json` for a whole comparison."""
     results = tuple(_result_from_json(result) for result in value["results"])
-    return Comparison(
-        **{**value, "measures": tuple(value["measures"]), "results": results, "costs": costs_from_json(value["costs"])}
-    )
+    differences = tuple(Difference(**each) for each in value.get("differences", ()))
+    parts = {"measures": tuple(value["measures"]), "results": results, "costs": costs_from_json(value["costs"])}
+    return Comparison(**{**value, **parts, "differences": differences})
 
 
 def _result_from_json(value: dict[str, Any]) -> Result:

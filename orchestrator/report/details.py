@@ -4,25 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from orchestrator.records import TEACHER, Comparison, EncoderFigures, IndexFigures
-from orchestrator.report.wording import seconds
+from orchestrator.report.wording import probability, seconds
+
+MOST_PAIRS = 15  # where there are more, those of neighbouring rows are shown
 
 
 @dataclass(frozen=True)
 class Detail:
-    """A table of some rows of the comparison: name → cells as they are printed, under `heads`."""
+    """A table of some rows of the comparison, or pairs of them: name → cells as they are printed, under `heads`."""
 
     name: str
     title: str
     heads: tuple[str, ...]
     cells: dict[str, list[str]]
     caption: str
+    of: str = "recipe"  # what the names are
 
 
 def details(comparison: Comparison) -> list[Detail]:
-    """Those that say something: of encoders where they differ or there is a teacher's, of an index where it is none."""
-    return [*_encoders(comparison), *_index(comparison)]
+    """Those that say something: of what was tested, of encoders where they differ or there is a teacher's, of an index
+    where it is none.
+    """
+    return [*_differences(comparison), *_encoders(comparison), *_index(comparison)]
+
+
+def _differences(comparison: Comparison) -> Iterator[Detail]:
+    found, measure = comparison.differences, comparison.measures[0]
+    if not found:
+        return
+    shown, which = found, "Of all pairs of rows"
+    if len(found) > MOST_PAIRS:
+        names = [result.name for result in comparison.results]
+        above = set(pairwise(names))
+        shown, which = tuple(each for each in found if (each.row, each.other) in above), "Of rows and those below them"
+    heads = (
+        "difference",
+        "95 %",
+        "effect size d",
+        "p, t-test",
+        "p, randomization",
+        f"p, within ±{comparison.margin:g}",
+    )
+    cells = {
+        f"{each.row} − {each.other}": [
+            _signed(each.mean),
+            f"{_signed(each.low)} … {_signed(each.high)}",
+            _signed(each.effect, 2),
+            probability(each.t_test_holm),
+            probability(each.randomization_holm),
+            probability(each.equivalence_holm),
+        ]
+        for each in shown
+    }
+    caption = (
+        f"{which}, {measure} query by query over {found[0].queries:,} test queries: the mean difference, its bootstrap "
+        "interval over queries, and p-values of paired tests that there is none, and of two one-sided t-tests that it "
+        f"is larger than the margin, all after Holm's correction for {len(found):,} pairs."
+    )
+    yield Detail("differences", "Is the difference real?", heads, cells, caption, of="rows")
+
+
+def _signed(value: float, digits: int = 4) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _encoders(comparison: Comparison) -> Iterator[Detail]:

@@ -40,6 +40,7 @@ def page(comparison: Comparison) -> str:
     return environment.get_template("page.html").render(
         comparison=comparison,
         rows=table,
+        letters=max(len(row.beats) for row in table),
         best={measure: wording.best(table, measure) for measure in comparison.measures},
         cheapest=wording.cheapest(table),
         slots={row.name: plots.slot(comparison, row.name) for row in table if not row.untrained},

@@ -28,12 +28,16 @@ def page(comparison: Comparison) -> str:
     cheapest = wording.cheapest(lines)
     body = []
     for row in lines:
+        beaten = f" <sup>{row.beats}</sup>" if row.beats else ""
         body.append(
             [
-                _escape(row.name),
+                _escape(row.label),
                 "none" if row.kind == "parameter-free" else _escape(wording.knobs(row)),
                 wording.trials(row),
-                *[_bold(f"{row.measures[name]:.4f}", row.name in best[name]) for name in comparison.measures],
+                *[
+                    _bold(f"{row.measures[name]:.4f}", row.name in best[name]) + (beaten if i == 0 else "")
+                    for i, name in enumerate(comparison.measures)
+                ],
                 wording.seconds(row.winner_seconds),
                 _bold(wording.seconds(row.all_seconds), row.name in cheapest),
                 ", ".join(f"{_escape(up.over)} {wording.times(up.ratio)}" for up in row.speed_ups) or "–",
@@ -45,7 +49,7 @@ def page(comparison: Comparison) -> str:
     for detail in details(comparison):
         cells = [[_escape(name), *map(_escape, each)] for name, each in detail.cells.items()]
         rule = [":--", *["--:"] * len(detail.heads)]
-        page += f"\n{_escape(detail.caption)}\n\n{_table(['recipe', *detail.heads], rule, cells)}\n"
+        page += f"\n{_escape(detail.caption)}\n\n{_table([detail.of, *detail.heads], rule, cells)}\n"
     return page
 
 

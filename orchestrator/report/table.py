@@ -14,8 +14,10 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result
+from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Difference, Result
 
+LEVEL = 0.05  # of p-values
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MOST_RIVALS = 4  # where there are more recipes with knobs, those that were tuned are compared with alone
 
 
@@ -38,7 +40,9 @@ class Row:
     `teacher_seconds`, what it took to train and ask the teacher that it learns from, and `generation_seconds`, what it
     took to make the queries that it learns from beside those that people asked, or in their place (`queries`).
 
-    `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on.
+    `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on. `letter`
+    stands for the row where others are significantly better than it, and `beats` are the letters of those that it is
+    better than itself, on the first measure; both are empty where that was not tested.
     """
 
     name: str
@@ -55,6 +59,13 @@ class Row:
     teacher_seconds: float = 0.0
     generation_seconds: float = 0.0
     queries: str = "judged"
+    letter: str = ""
+    beats: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name, with the letter before it."""
+        return f"({self.letter}) {self.name}" if self.letter else self.name
 
     @property
     def trials(self) -> int:
@@ -72,7 +83,7 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """One row per result, in the order of the comparison."""
-    plain = [_row(result, comparison.costs, comparison.teacher) for result in comparison.results]
+    plain = _lettered([_row(result, comparison.costs, comparison.teacher) for result in comparison.results], comparison)
     rivals = [row for row in plain if row.kind in ("tuned", "fixed")]
     if len(rivals) > MOST_RIVALS:
         rivals = [row for row in rivals if row.kind == "tuned"]
@@ -82,6 +93,23 @@ def rows(comparison: Comparison) -> list[Row]:
         else row
         for row in plain
     ]
+
+
+def difference(comparison: Comparison, row: str, other: str) -> Difference | None:
+    """What was tested of two rows, whichever way round; None where nothing was."""
+    return next((each for each in comparison.differences if {each.row, each.other} == {row, other}), None)
+
+
+def _lettered(table: list[Row], comparison: Comparison) -> list[Row]:
+    if not comparison.differences or len(table) > len(LETTERS):
+        return table
+    letters = dict(zip((row.name for row in table), LETTERS, strict=False))
+    beats: dict[str, str] = dict.fromkeys(letters, "")
+    for each in comparison.differences:
+        if each.randomization_holm < LEVEL:
+            better, worse = (each.row, each.other) if each.mean > 0 else (each.other, each.row)
+            beats[better] = "".join(sorted(beats[better] + letters[worse]))
+    return [dataclasses.replace(row, letter=letters[row.name], beats=beats[row.name]) for row in table]
 
 
 def ledger(comparison: Comparison) -> list[Cost]:

@@ -39,7 +39,7 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     lines = rows(comparison)
     rivals = dict.fromkeys(speed_up.over for row in lines for speed_up in row.speed_ups) if speed_ups else {}
     shown = _empty(plain, CAPTION + (SPEED_UP_CAPTION.format(comparison.measures[0]) if rivals else ""))
-    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= 20)
+    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.label) for row in lines) <= 24)
     shown.add_column("knobs", overflow="fold")
     shown.add_column("trials", justify="right", no_wrap=True)
     for measure in comparison.measures:
@@ -50,9 +50,11 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
         shown.add_column(Text(f"speed-up over\n{rival}"), justify="right", no_wrap=True)
     best = {measure: wording.best(lines, measure) for measure in comparison.measures}
     cheapest = wording.cheapest(lines)
+    letters = max(len(row.beats) for row in lines)
     for row in lines:
-        cells = [Text(row.name), Text(_knobs(row)), Text(_trials(row))]
-        cells += [_cell(f"{row.measures[name]:.4f}", row.name in best[name]) for name in comparison.measures]
+        cells = [Text(row.label), Text(_knobs(row)), Text(_trials(row))]
+        first, *others = (_cell(f"{row.measures[name]:.4f}", row.name in best[name]) for name in comparison.measures)
+        cells += [first + Text(f" {row.beats:<{letters}}") if letters else first, *others]
         cells += [
             Text(wording.seconds(row.winner_seconds)),
             _cell(wording.seconds(row.all_seconds), row.name in cheapest),
@@ -65,7 +67,7 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
 
 def _detail(detail: Detail, *, plain: bool) -> Table:
     shown = _empty(plain, detail.caption)
-    shown.add_column("recipe", overflow="fold")
+    shown.add_column(detail.of, overflow="fold")
     for head in detail.heads:
         shown.add_column(head, justify="right")
     for name, cells in detail.cells.items():

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from orchestrator.records import UNTRAINED, Comparison
-from orchestrator.report.table import Row, SpeedUp, rows
+from orchestrator.records import UNTRAINED, Comparison, Difference
+from orchestrator.report.table import LEVEL, Row, SpeedUp, difference, rows
 
 MANY = 3  # rows that are told of one by one
-CAVEAT = "One seed; no test of significance is made, so a small difference may be chance."
+CAVEAT = "One seed: what another one would change is not known."
+UNTESTED = "One seed; no test of significance is made, so a small difference may be chance."
 
 
 def sentences(comparison: Comparison) -> list[str]:
     """What can be read off the table: each parameter-free recipe against each with knobs, all against untrained."""
     table, measure = rows(comparison), comparison.measures[0]
     named = {row.name: row for row in table}
-    said = [against(row, speed_up, named[speed_up.over], measure) for row in table for speed_up in row.speed_ups]
+    said = [
+        against(row, speed_up, named[speed_up.over], measure, difference(comparison, row.name, speed_up.over))
+        for row in table
+        for speed_up in row.speed_ups
+    ]
     for row in (row for row in table if row.kind == "parameter-free"):
         said += [
             f"{row.name} ran on {' and '.join(row.devices)}, {rival.name} on {' and '.join(rival.devices)}: "
@@ -47,7 +52,38 @@ def sentences(comparison: Comparison) -> list[str]:
             said.append(f"{len(behind)} of {len(gaps)} rows end {gap} below the untrained encoder.")
         else:
             said += [f"{name} ends {gap:.3f} {measure} below the untrained encoder." for name, gap in behind.items()]
-    return [*said, CAVEAT] if len(table) > 1 else said
+    return [*said, *_tested(comparison)] if len(table) > 1 else said
+
+
+def _tested(comparison: Comparison) -> list[str]:
+    """What the tests found, in short."""
+    found, measure = comparison.differences, comparison.measures[0]
+    if not found:
+        return [UNTESTED]
+    equal = [each for each in found if each.equivalence_holm < LEVEL]
+    said = [
+        f"{each.row} and {each.other} are equivalent within {comparison.margin:g} {measure} (two one-sided t-tests, p "
+        f"{_compared(each.equivalence_holm)})."
+        for each in equal[:MANY]
+    ]
+    if len(equal) > MANY:
+        said = [f"{len(equal)} of {len(found)} pairs of rows are equivalent within {comparison.margin:g} {measure}."]
+    return [
+        *said,
+        f"Letters behind {measure} name the rows that a row is better than: randomization test over "
+        f"{found[0].queries:,} queries, p < {LEVEL} after Holm's correction for {len(found):,} pairs.",
+        CAVEAT,
+    ]
+
+
+def probability(value: float) -> str:
+    """A p-value: "0.032", "< 0.001"."""
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def _compared(value: float) -> str:
+    """The same in a sentence: "= 0.032", "< 0.001"."""
+    return probability(value) if value < 0.0005 else f"= {probability(value)}"
 
 
 def _names(table: list[Row]) -> str:
@@ -55,8 +91,8 @@ def _names(table: list[Row]) -> str:
     return " and ".join(filter(None, [", ".join(row.name for row in table[:-1]), table[-1].name]))
 
 
-def against(row: Row, speed_up: SpeedUp, rival: Row, measure: str) -> str:
-    """One parameter-free recipe against one with knobs, cost first, then quality."""
+def against(row: Row, speed_up: SpeedUp, rival: Row, measure: str, tested: Difference | None = None) -> str:
+    """One parameter-free recipe against one with knobs, cost first, then quality and whether that may be chance."""
     ratio, difference = speed_up.ratio, speed_up.quality_difference
     tuned = f"tuned, {rival.trials} trials" if rival.kind == "tuned" else "one setting, not tuned"
     level, cheaper, behind = abs(difference) < 0.0005, ratio >= 1, difference < 0
@@ -70,6 +106,9 @@ def against(row: Row, speed_up: SpeedUp, rival: Row, measure: str) -> str:
     quality = (
         f"is level on {measure}" if level else f"is {abs(difference):.3f} {measure} {'behind' if behind else 'ahead'}"
     )
+    if tested and not level:
+        chance = ", which may be chance" if tested.randomization_holm >= LEVEL else ""
+        quality += f" (p {_compared(tested.randomization_holm)}{chance})"
     return f"{row.name} {cost} {rival.name} ({tuned}) {joint} {quality}."
 
 

@@ -2,7 +2,9 @@
 above all where the parameter-free recipe is behind."""
 
 import dataclasses
+import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from orchestrator.records import (
     UNTRAINED,
     Comparison,
     Cost,
+    Difference,
     EncoderFigures,
     IndexFigures,
     Result,
@@ -19,6 +22,7 @@ from orchestrator.records import (
     to_json,
 )
 from orchestrator.report import markdown, terminal, wording
+from orchestrator.report.details import details
 from orchestrator.report.table import SpeedUp, ledger, rows, total
 
 
@@ -117,7 +121,7 @@ def test_ledger_by_hand():
     ],
 )
 def test_the_words_say_who_is_behind(arm, infonce, sentence):
-    assert wording.sentences(small(arm, infonce)) == [sentence, wording.CAVEAT]
+    assert wording.sentences(small(arm, infonce)) == [sentence, wording.UNTESTED]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,7 @@ def test_seconds_of_a_gpu_and_of_a_core_are_not_compared():
 
 def test_nothing_is_said_of_a_recipe_that_cost_nothing():
     assert rows(small(costs=()))[2].speed_ups == ()
-    assert wording.sentences(small(costs=())) == [wording.CAVEAT]
+    assert wording.sentences(small(costs=())) == [wording.UNTESTED]
 
 
 @pytest.mark.parametrize(
@@ -350,3 +354,62 @@ def test_what_a_teacher_cost_is_charged_in_full_to_each_that_learns_from_it():
     )
     assert said in wording.sentences(taught)
     assert not [sentence for sentence in wording.sentences(plain) if "teacher" in sentence]
+
+
+def tested(comparison: Comparison, *pairs: tuple[str, str, float, float, float]) -> Comparison:
+    """With differences of (row, other, mean, p, p of equivalence)."""
+    made = tuple(
+        Difference(row, other, 300, mean, mean - 0.01, mean + 0.01, 0.2, p, p, p, p, equal, equal)
+        for row, other, mean, p, equal in pairs
+    )
+    return replace(comparison, differences=made, margin=0.01)
+
+
+def test_letters_say_which_rows_a_row_is_better_than(comparison: Comparison) -> None:
+    pairs = [
+        ("untrained", "infonce", -0.04, 0.001, 0.9),
+        ("arm-adaptive", "infonce", -0.02, 0.04, 0.7),
+        ("arm-adaptive", "untrained", 0.02, 0.05, 0.6),  # not below the level
+        ("arm-adaptive", "arm-distributed", 0.005, 0.4, 0.01),
+    ]
+    whole = tested(comparison, *pairs)
+    found = {row.name: (row.letter, row.beats) for row in rows(whole)}
+    assert found == {
+        "untrained": ("a", ""),
+        "static-margin": ("b", ""),
+        "infonce": ("c", "ad"),
+        "arm-adaptive": ("d", ""),
+        "arm-distributed": ("e", ""),
+    }
+    page = markdown.page(whole)
+    assert "| (c) infonce |" in page
+    assert "| **0.6893** <sup>ad</sup> |" in page
+    assert "| arm-adaptive − arm-distributed | +0.0050 | −0.0050 … +0.0150 | +0.20 | 0.400 | 0.400 | 0.010 |" in page
+    said = wording.sentences(whole)
+    assert said[-2:] == [
+        "Letters behind nDCG@10 name the rows that a row is better than: randomization test over 300 queries, p < 0.05 "
+        "after Holm's correction for 4 pairs.",
+        wording.CAVEAT,
+    ]
+    assert (
+        "arm-adaptive and arm-distributed are equivalent within 0.01 nDCG@10 (two one-sided t-tests, p = 0.010)."
+        in said
+    )
+    behind = next(sentence for sentence in said if sentence.startswith("arm-adaptive needs") and "infonce" in sentence)
+    assert behind.endswith("but is 0.021 nDCG@10 behind (p = 0.040).")
+    console = Console(width=160, file=io.StringIO(), highlight=False)
+    terminal.show(whole, console)
+    printed = console.file.getvalue()
+    assert "(c) infonce" in printed
+    assert "0.6893 ad" in printed
+    assert comparison_from_json(json.loads(json.dumps(to_json(whole)))) == whole
+
+
+def test_of_many_pairs_those_of_neighbours_are_shown(comparison: Comparison) -> None:
+    names = [result.name for result in comparison.results]
+    pairs = [(row, other, 0.0, 0.9, 0.01) for row in names for other in names if row < other]
+    whole = tested(comparison, *(pairs * 2))
+    (detail,) = (each for each in details(whole) if each.name == "differences")
+    assert len(detail.cells) < len(pairs)
+    assert "Of rows and those below them" in detail.caption
+    assert "20 of 20 pairs of rows are equivalent within 0.01 nDCG@10." in wording.sentences(whole)
