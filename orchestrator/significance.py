@@ -29,7 +29,7 @@ Values = npt.NDArray[np.float64]
 def differences(
     store: Store, evaluations: Mapping[str, str], values: Mapping[str, Mapping[str, float]], measure: str, margin: float
 ) -> tuple[Difference, ...]:
-    """Those of all pairs of rows on a measure, the earlier row less the later; made once.
+    """Those of all pairs of rows on a measure, the later row less the earlier; made once.
 
     Args:
         evaluations: by row, what the values are known by.
@@ -52,7 +52,7 @@ def _differences(values: Mapping[str, Mapping[str, float]], margin: float) -> li
 
     queries = list(next(iter(values.values()), {}))
     rows = {row: np.array([found[query] for query in queries], np.float64) for row, found in values.items()}
-    pairs = list(combinations(rows, 2))
+    pairs = [(later, earlier) for earlier, later in combinations(rows, 2)]
     if len(queries) < 2 or not pairs:
         return []
     found = [_difference(rows[row], rows[other], margin) for row, other in pairs]

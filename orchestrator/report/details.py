@@ -38,8 +38,8 @@ def _differences(comparison: Comparison) -> Iterator[Detail]:
     shown, which = found, "Of all pairs of rows"
     if len(found) > MOST_PAIRS:
         names = [result.name for result in comparison.results]
-        above = set(pairwise(names))
-        shown, which = tuple(each for each in found if (each.row, each.other) in above), "Of rows and those below them"
+        above = {(row, before) for before, row in pairwise(names)}
+        shown, which = tuple(each for each in found if (each.row, each.other) in above), "Of each row and the one above"
     heads = (
         "difference",
         "95 %",

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.records import Result
-
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -30,21 +28,6 @@ def test_each_can_be_imported(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delitem(sys.modules, file.stem, raising=False)
     module = importlib.import_module(file.stem)
     assert module.__doc__, "each says what it measures"
-
-
-def test_intervals_hold_the_mean_and_shrink_with_the_spread() -> None:
-    module = importlib.import_module("intervals")
-
-    def result(values: list[float]) -> Result:
-        per_query = {"nDCG@10": {f"q{number}": value for number, value in enumerate(values)}}
-        return Result("a", "a", True, (), None, {}, per_query)
-
-    same, above = result([0.5] * 50), result([0.7] * 50)
-    assert module.difference(above, same, "nDCG@10") == pytest.approx((0.2, 0.2, 0.2))
-    spread = result([0.2, 0.8] * 25)
-    mean, low, high = module.difference(spread, same, "nDCG@10")
-    # Of 50 values 0.3 from their mean, the mean has a standard error of 0.3 / sqrt(50) = 0.042.
-    assert (mean, low, high) == pytest.approx((0.0, -0.083, 0.083), abs=0.012)
 
 
 def test_what_trains(tmp_path: Path, tiny_model: Path) -> None:
