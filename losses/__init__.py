@@ -12,6 +12,7 @@ from losses.ranknet import RankNet
 from losses.registry import build, describe
 from losses.relational_matching import RelationalMatching
 from losses.score_kl import ScoreKL
+from losses.self_distilled import SelfDistilledInfoNCE
 from losses.triplet import Triplet
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RankNet",
     "RelationalMatching",
     "ScoreKL",
+    "SelfDistilledInfoNCE",
     "Signals",
     "Triplet",
     "WeightedSum",

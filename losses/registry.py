@@ -16,11 +16,13 @@ from losses.pair_kl import PairKL
 from losses.ranknet import RankNet
 from losses.relational_matching import RelationalMatching
 from losses.score_kl import ScoreKL
+from losses.self_distilled import SelfDistilledInfoNCE
 from losses.triplet import Triplet
 
 LOSSES: dict[str, type[Loss]] = {
     "margin": Margin,
     "infonce": InfoNCE,
+    "self-distilled-infonce": SelfDistilledInfoNCE,
     "triplet": Triplet,
     "margin-mse": MarginMSE,
     "score-kl": ScoreKL,

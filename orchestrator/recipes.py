@@ -58,6 +58,14 @@ RECIPES: dict[str, Recipe] = {
         paper=_ARM,
         summary="Each triple's margin regressed on its negative's likeness to every positive of the batch.",
     ),
+    "self-distilled-infonce": Recipe(
+        name="self-distilled-infonce",
+        loss="self-distilled-infonce",
+        parameters={},
+        needs=frozenset(),
+        paper="ours: docs/results.md",
+        summary="Softmax over the documents of the batch, drawn to how alike the positive is to each of them.",
+    ),
     "static-margin": Recipe(
         name="static-margin",
         loss="margin",

@@ -79,6 +79,7 @@ def variants() -> list[Variant]:
                 (0.5, "learned"), ("batch", "own"), ("cosine", "dot"), (None, "teacher")
             )
         ],
+        "self-distilled-infonce": [{}],
         "margin-mse": [{}],
         "score-kl": [{"temperature": 0.5, "in_batch": in_batch} for in_batch in (False, True)],
         "listnet": [{"temperature": 0.5, "order": order} for order in ("judged", "teacher")],

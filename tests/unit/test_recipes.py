@@ -12,6 +12,7 @@ from tune_spaces import SPACES, Knob, TuneSpace
     [
         ("arm-adaptive", "margin", {"target": "adaptive", "in_batch": "rows"}, ()),
         ("arm-distributed", "margin", {"target": "distributed"}, ()),
+        ("self-distilled-infonce", "self-distilled-infonce", {}, ()),
         ("static-margin", "margin", {"in_batch": "rows"}, ("target",)),
         ("infonce", "infonce", {}, ("temperature",)),
         ("infonce-learned", "infonce", {"temperature": "learned"}, ()),
@@ -36,7 +37,7 @@ def test_the_table(name, loss, parameters, knobs):
 
 
 def test_the_table_is_whole():
-    arm = ["arm-adaptive", "arm-distributed", "static-margin"]
+    arm = ["arm-adaptive", "arm-distributed", "self-distilled-infonce", "static-margin"]
     others = ["infonce", "infonce-learned", "localized-contrastive", "gist", "triplet"]
     taught = ["margin-mse", "score-kl", "listnet", "ranknet", "lambdarank", "pair-kl"]
     vectors = ["embedding-matching", "embed-distill", "relational-matching"]

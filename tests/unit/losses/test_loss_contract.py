@@ -107,7 +107,8 @@ def test_build_finds_each_loss_by_its_own_name():
         (
             "ordinal",
             {},
-            '"ordinal" is not a loss here; known: "margin", "infonce", "triplet", "margin-mse", "score-kl", '
+            '"ordinal" is not a loss here; known: "margin", "infonce", "self-distilled-infonce", "triplet", '
+            '"margin-mse", "score-kl", '
             '"listnet", "ranknet", "pair-kl", "embedding-matching", "relational-matching", "weighted-sum", '
             '"matryoshka"',
         ),
