@@ -1,4 +1,4 @@
-"""The report of a comparison: on a terminal, as Markdown, as one HTML page."""
+"""The report of a comparison: on a terminal, as Markdown, as a LaTeX table, as one HTML page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from orchestrator.records import Comparison, to_json
 
 
 def write(comparison: Comparison, folder: Path) -> Path:
-    """Write report.html, report.md and comparison.json into `folder`, each at once or not at all; the page's path."""
-    from orchestrator.report import html, markdown
+    """Write report.html, report.md, report.tex and comparison.json into `folder`, each at once or not at all; the path
+    of the page.
+    """
+    from orchestrator.report import html, latex, markdown
 
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "comparison.json", json.dumps(to_json(comparison), indent=1, ensure_ascii=False) + "\n")
     _write(folder / "report.md", markdown.page(comparison))
+    _write(folder / "report.tex", latex.page(comparison))
     return _write(folder / "report.html", html.page(comparison))
 
 

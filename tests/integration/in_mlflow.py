@@ -54,7 +54,7 @@ def check_mlflow(flow: Flow) -> None:
             keys[parent, name] = set(run.data.metrics)
         else:
             files = {file.path for file in client.list_artifacts(run.info.run_id)}
-            assert files == {"comparison.json", "experiment.yaml", "report.html", "report.md"}
+            assert files == {"comparison.json", "experiment.yaml", "report.html", "report.md", "report.tex"}
     # Compared side by side in the UI, rows have the same names, and so have trials.
     of_row = keys["tiny", "static-margin"]
     of_trial = keys["static-margin", "static-margin target=1"]

@@ -34,7 +34,8 @@ def test_what_a_person_sees(compared: tuple[Flow, Ended]) -> None:
     assert ended.status == 0, ended.errors
     assert "Traceback" not in ended.errors
     assert "60 documents, 32 training, 8 validation and 10 test queries" in ended.errors
-    table = {row: line for line in reversed(ended.output.splitlines()) for row in ROWS if line.startswith(f"{row} ")}
+    lines = [re.sub(r"^\([a-z]\) ", "", line) for line in reversed(ended.output.splitlines())]
+    table = {row: line for line in lines for row in ROWS if line.startswith(f"{row} ")}
     assert sorted(table) == sorted(ROWS)
     for row, line in table.items():
         assert all(f"{flow.measures[row][measure]:.4f}" in line for measure in MEASURES), line
@@ -48,9 +49,9 @@ def test_the_report(compared: tuple[Flow, Ended]) -> None:
     flow, _ = compared
     folder = flow.store / "reports" / "tiny"
     assert {file.name for file in folder.iterdir()} == {
-        "comparison.json", "experiment.yaml", "report.html", "report.md"
+        "comparison.json", "experiment.yaml", "report.html", "report.md", "report.tex"
     }  # fmt: skip
-    for name in ("report.html", "report.md"):
+    for name in ("report.html", "report.md", "report.tex"):
         text = (folder / name).read_text()
         assert all(row in text for row in ROWS)
         assert f"{flow.measures['arm-adaptive']['nDCG@10']:.4f}" in text
@@ -62,6 +63,19 @@ def test_the_report(compared: tuple[Flow, Ended]) -> None:
     assert [[step for step, _, _ in curve] for curve in flow.curves.values()] == [
         [*range(1, 9)], [*range(1, 5)], [*range(1, 9)]
     ]  # fmt: skip
+
+
+def test_differences_are_tested(compared: tuple[Flow, Ended]) -> None:
+    flow, ended = compared
+    per_query = {result["name"]: result["per_query"]["nDCG@10"] for result in flow.comparison["results"]}
+    differences = flow.comparison["differences"]
+    pairs = {(each["row"], each["other"]): each for each in differences}
+    assert len(pairs) == len(differences) == len(ROWS) * (len(ROWS) - 1) // 2
+    for (row, other), each in pairs.items():
+        assert each["queries"] == len(per_query[row]) == 10
+        mean = sum(per_query[row][query] - per_query[other][query] for query in per_query[row]) / 10
+        assert each["mean"] == pytest.approx(mean)
+    assert "Letters behind nDCG@10 name the rows that a row is better than" in ended.output
 
 
 def test_training_helps(compared: tuple[Flow, Ended]) -> None:

@@ -231,7 +231,7 @@ def test_writing_twice_gives_the_same_bytes_whatever_the_style_of_the_day(compar
     path = report.write(comparison, tmp_path / "out")
     assert path == tmp_path / "out" / "report.html"
     names = sorted(file.name for file in path.parent.iterdir())
-    assert names == ["comparison.json", "report.html", "report.md"]  # and nothing half-written
+    assert names == ["comparison.json", "report.html", "report.md", "report.tex"]  # and nothing half-written
     before = {name: (path.parent / name).read_bytes() for name in names}
     with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30.0, "svg.fonttype": "path"}):
         report.write(comparison, path.parent)
@@ -268,4 +268,9 @@ def test_a_failed_write_leaves_the_old_file(comparison, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         report.write(dataclasses.replace(comparison, name="other"), tmp_path)
     assert (tmp_path / "report.html").read_bytes() == old
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["comparison.json", "report.html", "report.md"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "comparison.json",
+        "report.html",
+        "report.md",
+        "report.tex",
+    ]

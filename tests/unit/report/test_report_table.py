@@ -21,7 +21,7 @@ from orchestrator.records import (
     comparison_from_json,
     to_json,
 )
-from orchestrator.report import markdown, terminal, wording
+from orchestrator.report import latex, markdown, terminal, wording
 from orchestrator.report.details import details
 from orchestrator.report.table import SpeedUp, ledger, rows, total
 
@@ -403,6 +403,24 @@ def test_letters_say_which_rows_a_row_is_better_than(comparison: Comparison) -> 
     assert "(c) infonce" in printed
     assert "0.6893 ad" in printed
     assert comparison_from_json(json.loads(json.dumps(to_json(whole)))) == whole
+
+
+def test_the_table_of_a_paper(comparison: Comparison) -> None:
+    nasty = replace(comparison.results[1], name="50%_a&b")
+    whole = replace(comparison, results=(comparison.results[0], nasty, *comparison.results[2:]))
+    page = latex.page(tested(whole, ("untrained", "infonce", -0.04, 0.001, 0.9)))
+    table = [line for line in page.splitlines() if not line.startswith("%")]
+    assert table[:3] == [
+        r"\begin{tabular}{lrrrrl}",
+        r"\toprule",
+        r"recipe & nDCG@10 & RR@10 & R@100 & device s & less than \\",
+    ]
+    assert table[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert sum(line.endswith(r" \\") and line.count(" & ") == 5 for line in table) == 6
+    assert r"(c) infonce & \textbf{0.6893}$^{a}$ & \textbf{0.6561} & \textbf{0.9467} & " in page
+    assert r"(b) 50\%\_a\&b & 0.6602 & " in page
+    assert r"(a) untrained & 0.6451 & 0.6084 & 0.9250 & -- & -- \\" in page
+    assert page.startswith("% scifact: 5,183 documents")
 
 
 def test_of_many_pairs_those_of_neighbours_are_shown(comparison: Comparison) -> None:
