@@ -26,7 +26,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         if not console.is_terminal:
             console.width = 120
     console.print(table(comparison, plain=not console.is_terminal, speed_ups=console.width >= WIDE))
-    for detail in details(comparison):
+    for detail in (each for each in details(comparison) if each.of == "recipe"):  # pairs of rows are on the page
         console.print()
         console.print(_detail(detail, plain=not console.is_terminal))
     console.print()

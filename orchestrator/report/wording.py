@@ -27,11 +27,10 @@ def sentences(comparison: Comparison) -> list[str]:
             if rival.kind in ("tuned", "fixed") and rival.devices and row.devices and rival.devices != row.devices
         ]
     if taught := [row for row in table if row.teacher_seconds]:
-        made = "train and ask" if comparison.teacher else "ask"
         spent = sorted({seconds(row.teacher_seconds) for row in taught})
         said.append(
             f"{_names(taught)} learn{'s' if len(taught) == 1 else ''} from a teacher; the {' or '.join(spent)} "
-            f"device seconds that it took to {made} it are in all runs of each."
+            f"device seconds that it cost are in all runs of each."
         )
     for kind, what in (
         ("generated", "generated queries alone, which nobody asked"),
