@@ -148,11 +148,10 @@ class VectorsByRow:
 
     Args:
         rows: those that the stage holds, ascending; None: all.
-        per_shard: how many each of its files has.
     """
 
-    def __init__(self, folder: Path, rows: Rows | None = None, per_shard: int = SHARD_TEXTS) -> None:
-        self._shards, self._rows, self._per_shard = stored(folder), rows, per_shard
+    def __init__(self, folder: Path, rows: Rows | None = None) -> None:
+        self._shards, self._rows = stored(folder), rows
         self._opened: dict[int, Floats] = {}
 
     @property
@@ -168,7 +167,7 @@ class VectorsByRow:
         taken = np.empty((*rows.shape, self.dimension), np.float32)
         flat = taken.reshape(-1, self.dimension)
         for at, place in enumerate(places.ravel().tolist()):
-            shard, local = divmod(place, self._per_shard)
+            shard, local = divmod(place, len(self._shards[0]))  # all but the last have as many
             if shard not in self._opened:
                 self._opened[shard] = self._shards[shard].open()
             flat[at] = self._opened[shard][local]

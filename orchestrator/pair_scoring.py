@@ -125,7 +125,7 @@ class PairScoring:
 
 def vectors(folder: Path, pairs: Rows) -> VectorsByRow:
     """Those in a finished stage of all these pairs, ascending: (…, 2 D), by pair."""
-    return VectorsByRow(folder, pairs, SHARD_PAIRS)
+    return VectorsByRow(folder, pairs)
 
 
 def cost(folder: Path) -> Cost:

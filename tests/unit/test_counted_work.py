@@ -117,7 +117,7 @@ def test_each_distinct_row_is_encoded_once_a_batch_and_once_more_where_it_was_no
 ) -> None:
     trained, seen = tiny_training.encoder(), []
     pool = trained.pool
-    trained.pool = lambda states, mask: (seen.append(len(states)), pool(states, mask))[1]  # type: ignore[method-assign]
+    trained.pool = lambda states, *rest: (seen.append(len(states)), pool(states, *rest))[1]  # type: ignore[method-assign]
     of = tiny_training.plan(K=2)
     run(
         losses.build("infonce"),
