@@ -1,4 +1,6 @@
-"""What is pinned: the README tells the truth. Its commands exist, its YAML is the quickstart, its Python runs."""
+"""What is pinned: the README and the page of what an experiment can say tell the truth. Their commands exist, the YAML
+is the quickstart and what it can be made to say, the Python runs.
+"""
 
 import re
 import shlex
@@ -13,7 +15,8 @@ from orchestrator.config import load
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.M | re.S)
+MORE = (ROOT / "docs" / "experiment.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README + MORE, flags=re.M | re.S)
 
 
 def commands():
@@ -76,8 +79,9 @@ def test_its_make_targets_and_links_are_there():
     targets = set(re.findall(r"^make ([\w-]+)", README, flags=re.M))
     assert {"demo", "test", "check"} <= targets
     assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in targets)
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for text, folder in ((README, ROOT), (MORE, ROOT / "docs")):
+        links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+        assert [link for link in links if not (folder / link).exists()] == []
 
 
 @pytest.mark.parametrize("experiment", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.name)
