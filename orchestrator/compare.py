@@ -342,7 +342,14 @@ class Job:
             costs=tuple(costs),
             config=resolved(experiment),
             teacher=experiment.teaching_row.name if experiment.teaching_row else None,
-            differences=differences(workspace.store, known_by, values, measure, margin),
+            differences=differences(
+                workspace.store,
+                known_by,
+                values,
+                measure,
+                margin,
+                lambda done, total: workspace.on_shard("testing the differences", done, total),
+            ),
             margin=margin,
             environment=environment(self.available, self.size),
         )

@@ -8,7 +8,7 @@ and has a test of its own: two one-sided t-tests against a margin (TOST, Schuirm
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -27,7 +27,12 @@ Values = npt.NDArray[np.float64]
 
 
 def differences(
-    store: Store, evaluations: Mapping[str, str], values: Mapping[str, Mapping[str, float]], measure: str, margin: float
+    store: Store,
+    evaluations: Mapping[str, str],
+    values: Mapping[str, Mapping[str, float]],
+    measure: str,
+    margin: float,
+    on_pair: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Difference, ...]:
     """Those of all pairs of rows on a measure, the later row less the earlier; made once.
 
@@ -35,18 +40,21 @@ def differences(
         evaluations: by row, what the values are known by.
         values: row → query id → value of the measure.
         margin: a difference that does not matter, in units of the measure.
+        on_pair: called with (pairs done, pairs in all); many queries take a second or more a pair.
     """
     inputs: dict[str, Json] = {"rows": dict(evaluations), "order": list(values), "measure": measure, "margin": margin}
 
     def make(partial: Path) -> None:
-        made = [to_json(each) for each in _differences(values, margin)]
+        made = [to_json(each) for each in _differences(values, margin, on_pair)]
         (partial / "differences.json").write_text(json.dumps(made), encoding="utf-8")
 
     folder = store.stage("differences", VERSION, inputs).build(make)
     return tuple(Difference(**each) for each in json.loads((folder / "differences.json").read_text(encoding="utf-8")))
 
 
-def _differences(values: Mapping[str, Mapping[str, float]], margin: float) -> list[Difference]:
+def _differences(
+    values: Mapping[str, Mapping[str, float]], margin: float, on_pair: Callable[[int, int], None]
+) -> list[Difference]:
     """Of fewer than two queries nothing can be said."""
     from statsmodels.stats.multitest import multipletests
 
@@ -55,7 +63,10 @@ def _differences(values: Mapping[str, Mapping[str, float]], margin: float) -> li
     pairs = [(later, earlier) for earlier, later in combinations(rows, 2)]
     if len(queries) < 2 or not pairs:
         return []
-    found = [_difference(rows[row], rows[other], margin) for row, other in pairs]
+    found = []
+    for done, (row, other) in enumerate(pairs, 1):
+        found.append(_difference(rows[row], rows[other], margin))
+        on_pair(done, len(pairs))
     for name in ("t_test", "randomization", "equivalence"):
         corrected = multipletests([each[name] for each in found], method="holm")[1]
         for each, p in zip(found, corrected, strict=True):
