@@ -90,7 +90,7 @@ def test_the_gradient_is_that_of_transformers(taught: Make, scorer: str, activat
             scores.append(model.scores(model(ids, torch.ones_like(ids)))[0])
         losses.append(-F.log_softmax(torch.stack(scores) / 3.0, dim=0)[0])
     torch.testing.assert_close(output.per_example, torch.stack(losses).detach(), atol=1e-5, rtol=1e-5)
-    assert float(output.loss) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-5)
+    assert float(output.loss) == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
     torch.stack(losses).mean().backward()
     for name, each in model.named_parameters():
         if each.grad is not None:

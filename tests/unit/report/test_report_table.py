@@ -354,7 +354,7 @@ def test_what_a_teacher_cost_is_charged_in_full_to_each_that_learns_from_it():
     assert not [sentence for sentence in wording.sentences(plain) if "teacher" in sentence]
 
 
-def tested(comparison: Comparison, *pairs: tuple[str, str, float, float, float]) -> Comparison:
+def with_differences(comparison: Comparison, *pairs: tuple[str, str, float, float, float]) -> Comparison:
     """With differences of (row, other, mean, p, p of equivalence)."""
     made = tuple(
         Difference(row, other, 300, mean, mean - 0.01, mean + 0.01, 0.2, p, p, p, p, equal, equal)
@@ -370,7 +370,7 @@ def test_letters_say_which_rows_a_row_is_better_than(comparison: Comparison) -> 
         ("arm-adaptive", "untrained", 0.02, 0.05, 0.6),  # not below the level
         ("arm-adaptive", "arm-distributed", 0.005, 0.4, 0.01),
     ]
-    whole = tested(comparison, *pairs)
+    whole = with_differences(comparison, *pairs)
     found = {row.name: (row.letter, row.beats) for row in rows(whole)}
     assert found == {
         "untrained": ("a", ""),
@@ -406,7 +406,7 @@ def test_letters_say_which_rows_a_row_is_better_than(comparison: Comparison) -> 
 def test_the_table_of_a_paper(comparison: Comparison) -> None:
     nasty = replace(comparison.results[1], name="50%_a&b")
     whole = replace(comparison, results=(comparison.results[0], nasty, *comparison.results[2:]))
-    page = latex.page(tested(whole, ("untrained", "infonce", -0.04, 0.001, 0.9)))
+    page = latex.page(with_differences(whole, ("untrained", "infonce", -0.04, 0.001, 0.9)))
     table = [line for line in page.splitlines() if not line.startswith("%")]
     assert table[:3] == [
         r"\begin{tabular}{lrrrrl}",
@@ -424,7 +424,7 @@ def test_the_table_of_a_paper(comparison: Comparison) -> None:
 def test_of_many_pairs_those_of_neighbours_are_shown(comparison: Comparison) -> None:
     names = [result.name for result in comparison.results]
     pairs = [(row, other, 0.0, 0.9, 0.01) for i, row in enumerate(names) for other in names[:i]]
-    whole = tested(comparison, *(pairs * 2))
+    whole = with_differences(comparison, *(pairs * 2))
     (detail,) = (each for each in details(whole) if each.name == "differences")
     assert len(detail.cells) < len(pairs)
     assert "Of each row and the one above" in detail.caption
