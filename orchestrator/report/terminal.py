@@ -20,11 +20,11 @@ WIDE = 110  # columns of a terminal from which on there is room for the speed-up
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the table and what can be read off it; where there is no terminal, 120 columns wide."""
+    """Print the table and what can be read off it; where there is no terminal, 132 columns wide."""
     if console is None:
         console = Console(highlight=False)
         if not console.is_terminal:
-            console.width = 120
+            console.width = 132
     console.print(table(comparison, plain=not console.is_terminal, speed_ups=console.width >= WIDE))
     for detail in (each for each in details(comparison) if each.of == "recipe"):  # pairs of rows are on the page
         console.print()
@@ -39,7 +39,9 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     lines = rows(comparison)
     rivals = dict.fromkeys(speed_up.over for row in lines for speed_up in row.speed_ups) if speed_ups else {}
     shown = _empty(plain, CAPTION + (SPEED_UP_CAPTION.format(comparison.measures[0]) if rivals else ""))
-    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.label) for row in lines) <= 24)
+    if any(row.letter for row in lines):
+        shown.add_column("", no_wrap=True)
+    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= 24)
     shown.add_column("knobs", overflow="fold")
     shown.add_column("trials", justify="right", no_wrap=True)
     for measure in comparison.measures:
@@ -52,7 +54,7 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     cheapest = wording.cheapest(lines)
     letters = max(len(row.beats) for row in lines)
     for row in lines:
-        cells = [Text(row.label), Text(_knobs(row)), Text(_trials(row))]
+        cells = [*([Text(row.letter)] if row.letter else []), Text(row.name), Text(_knobs(row)), Text(_trials(row))]
         first, *others = (_cell(f"{row.measures[name]:.4f}", row.name in best[name]) for name in comparison.measures)
         cells += [first + Text(f" {row.beats:<{letters}}") if letters else first, *others]
         cells += [

@@ -34,7 +34,7 @@ def test_what_a_person_sees(compared: tuple[Flow, Ended]) -> None:
     assert ended.status == 0, ended.errors
     assert "Traceback" not in ended.errors
     assert "60 documents, 32 training, 8 validation and 10 test queries" in ended.errors
-    lines = [re.sub(r"^\([a-z]\) ", "", line) for line in reversed(ended.output.splitlines())]
+    lines = [re.sub(r"^ *[a-z] +", "", line) for line in reversed(ended.output.splitlines())]
     table = {row: line for line in lines for row in ROWS if line.startswith(f"{row} ")}
     assert sorted(table) == sorted(ROWS)
     for row, line in table.items():

@@ -4,6 +4,7 @@ above all where the parameter-free recipe is behind."""
 import dataclasses
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -398,7 +399,7 @@ def test_letters_say_which_rows_a_row_is_better_than(comparison: Comparison) -> 
     console = Console(width=160, file=io.StringIO(), highlight=False)
     terminal.show(whole, console)
     printed = console.file.getvalue()
-    assert "(c) infonce" in printed
+    assert re.search(r"^ *c +infonce ", printed, flags=re.M)
     assert "0.6893 ad" in printed
     assert comparison_from_json(json.loads(json.dumps(to_json(whole)))) == whole
 
