@@ -345,10 +345,15 @@ class TeacherSettings(Section):
         return self.cross_encoder is not None and self.cross_encoder.scorer == "dual"
 
     @property
+    def has_vectors(self) -> bool:
+        """Whether it has vectors, of texts alone or in context."""
+        return self.encodes or self.in_context
+
+    @property
     def offers(self) -> frozenset[str]:
         """What a loss may need of it."""
         scores = frozenset({"teacher_scores"})
-        return scores | {"teacher_queries", "teacher_documents"} if self.encodes or self.in_context else scores
+        return scores | {"teacher_queries", "teacher_documents"} if self.has_vectors else scores
 
 
 class GeneratorTrainingSettings(TrainingSettings):

@@ -1,6 +1,6 @@
 """A cross-encoder's scores of pairs, made in shards: what another set of pairs has of them is not made again.
 
-With dual pooling its vectors are kept too, in the shards that they were made in; then all pairs are made.
+With dual pooling its vectors are kept too, (2 D,) a pair, in the shards that they were made in, and all pairs are made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from data.pair_scores import PairScores
 from orchestrator import shards
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.cross_encoder import POOLED, CrossEncoder, Scoring, load_cross_encoder
-from orchestrator.embeddings import VectorsByRow
 from orchestrator.encoder import pad_id
 from orchestrator.encoding import Encoding, device
 from orchestrator.records import Cost, costs_from_json, to_json
@@ -121,11 +120,6 @@ class PairScoring:
             draft.rename(work)
         costs = costs_from_json(json.loads((work / _REUSED).read_text(encoding="utf-8")))
         return numbers(read_arrow(work / _MISSING)["pair"]), read_arrow(work / _KNOWN), list(costs)
-
-
-def vectors(folder: Path, pairs: Rows) -> VectorsByRow:
-    """Those in a finished stage of all these pairs, ascending: (…, 2 D), by pair."""
-    return VectorsByRow(folder, pairs)
 
 
 def cost(folder: Path) -> Cost:

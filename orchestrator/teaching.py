@@ -116,7 +116,7 @@ class Teaching:
     def dimension_for(self, run: RunSpec) -> int | None:
         """The dimension that a student's vectors have to have: the teacher's where they are set against each other."""
         matches = run.encoder.inherits or run.build_loss().matches_vectors
-        return self.dimension if matches and (self._settings.encodes or self._settings.in_context) else None
+        return self.dimension if matches and self._settings.has_vectors else None
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -249,7 +249,8 @@ class Teaching:
                 if run.teacher_needs:
                     training = run.training
                     by_tokens = run.encoder if training.batch_tokens else None
-                    orders[training.batch_size, training.examples, training.epochs, by_tokens] = run
+                    share, epochs = training.share, training.epochs
+                    orders[training.batch_size, training.examples, share, epochs, by_tokens] = run
             for run in orders.values():
                 plan = workspace.for_run(run).plan(run.training)
                 for step in range(plan.total_steps):
@@ -261,9 +262,8 @@ class Teaching:
     @property
     def taught(self) -> Taught:
         """What a worker needs."""
-        settings = self._settings
-        encoder = (self.model, self.model_folder) if settings.encodes else None
-        dimension = self.dimension if settings.encodes or settings.in_context else None
+        encoder = (self.model, self.model_folder) if self._settings.encodes else None
+        dimension = self.dimension if self._settings.has_vectors else None
         return Taught(json.dumps(self.identity), tuple(self.folders.items()), self.space, encoder, dimension)
 
     def inputs(self, run: RunSpec) -> Mapping[str, Any]:
@@ -310,7 +310,7 @@ class Teaching:
     def _scored(self) -> Callable[[Batch], Signals]:
         folder, documents = self.folders[SCORES], self._workspace.collection.documents.num_rows
         scores = PairScores(folder)
-        vectors = pair_scoring.vectors(folder, scores.pairs) if self._settings.in_context else None
+        vectors = VectorsByRow(folder, scores.pairs) if self._settings.in_context else None
 
         def say(batch: Batch) -> Signals:
             pairs = pair_scores.pairs_of(batch.queries, _documents(batch), documents)

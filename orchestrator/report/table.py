@@ -3,9 +3,8 @@
 Every cost is a query over the ledger: an entry belongs to the recipe that it names, and evaluation on the test split
 is left out because every recipe pays it alike. What it cost to ask a teacher, and to train it where it is a row, is in
 the ledger once, and each recipe that learns from it is charged all of it: that is what it takes to train the recipe
-alone. The speed-up of a
-parameter-free recipe over a tuned one is the device seconds of all runs that the tuned one needed, over those of all
-runs that the parameter-free one needed.
+alone. The speed-up of a parameter-free recipe over a tuned one is the device seconds of all runs that the tuned one
+needed, over those of all runs that the parameter-free one needed.
 """
 
 from __future__ import annotations

@@ -427,3 +427,14 @@ def test_the_journal_has_what_the_loss_says_of_the_teacher(taught: Make) -> None
     lines = (workspace.trial(run).path / JOURNAL).read_text().splitlines()
     misaligned = {"query_misalignment", "document_misalignment"}
     assert {"margin", "target", "agreement"} | misaligned == set(json.loads(lines[-1])["point"]["diagnostics"])
+
+
+@pytest.mark.parametrize("order", [("whole", "half"), ("half", "whole")])
+def test_rows_that_take_shares_of_the_queries_meet_pairs_of_their_own(taught: Make, order: tuple[str, str]) -> None:
+    shares = {"whole": 1.0, "half": 0.5}
+    rows = [f"{{recipe: score-kl, name: {name}, training: {{share: {shares[name]}}}}}" for name in order]
+    workspace = taught("cross", f"[{', '.join(rows)}]")
+    for row in (0, 1):
+        for step in range(workspace.plan(run_of(workspace, row).training).total_steps):
+            batch, said = signals(workspace, row, step)  # a pair without a score is a KeyError
+            assert said.scores.shape == (len(batch.queries), 3)
