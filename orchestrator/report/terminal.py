@@ -16,7 +16,7 @@ CAPTION = "s: device seconds, devices times wall seconds; (n): trials stopped ea
 SPEED_UP_CAPTION = (
     "\nspeed-up: device seconds of the tuned recipe's runs over those of this one's (and the difference in {})"
 )
-WIDE = 110  # columns of a terminal from which on there is room for the speed-ups
+WIDE, WIDE_WITH_LETTERS = 110, 126  # columns of a terminal from which on there is room for the speed-ups
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
@@ -25,7 +25,8 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = 132
-    console.print(table(comparison, plain=not console.is_terminal, speed_ups=console.width >= WIDE))
+    wide = console.width >= (WIDE_WITH_LETTERS if comparison.differences else WIDE)
+    console.print(table(comparison, plain=not console.is_terminal, speed_ups=wide))
     for detail in (each for each in details(comparison) if each.of == "recipe"):  # pairs of rows are on the page
         console.print()
         console.print(_detail(detail, plain=not console.is_terminal))
@@ -35,13 +36,14 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 
 def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True) -> Table:
-    """The table, the best value of each column bold; fits 120 columns, and 80 without the speed-ups."""
+    """The table, the best value of each column bold; fits 120 columns (132 with letters), or 80 without speed-ups."""
     lines = rows(comparison)
     rivals = dict.fromkeys(speed_up.over for row in lines for speed_up in row.speed_ups) if speed_ups else {}
     shown = _empty(plain, CAPTION + (SPEED_UP_CAPTION.format(comparison.measures[0]) if rivals else ""))
     if any(row.letter for row in lines):
         shown.add_column("", no_wrap=True)
-    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= 24)
+    whole = 24 if speed_ups else 16  # letters of a name that are not folded
+    shown.add_column("recipe", overflow="fold", no_wrap=max(len(row.name) for row in lines) <= whole)
     shown.add_column("knobs", overflow="fold")
     shown.add_column("trials", justify="right", no_wrap=True)
     for measure in comparison.measures:

@@ -404,6 +404,20 @@ def test_letters_say_which_rows_a_row_is_better_than(comparison: Comparison) -> 
     assert comparison_from_json(json.loads(json.dumps(to_json(whole)))) == whole
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 132])
+def test_no_number_is_cut_where_there_are_letters(comparison: Comparison, width: int) -> None:
+    longer = replace(comparison.results[3], name="self-distilled-infonce")
+    whole = replace(comparison, results=(*comparison.results[:3], longer, *comparison.results[4:]))
+    names = [result.name for result in whole.results]
+    pairs = [(row, "infonce", 0.1, 0.001, 0.9) for row in names if row != "infonce"]
+    console = Console(width=width, file=io.StringIO(), highlight=False, force_terminal=True, no_color=True)
+    terminal.show(with_differences(whole, *pairs), console)
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    numbers = [f"{value:.4f}" for result in whole.results for value in result.measures.values()]
+    assert all(number in printed for number in numbers)
+
+
 def test_the_table_of_a_paper(comparison: Comparison) -> None:
     nasty = replace(comparison.results[1], name="50%_a&b")
     whole = replace(comparison, results=(comparison.results[0], nasty, *comparison.results[2:]))
