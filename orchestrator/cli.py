@@ -168,18 +168,23 @@ def tune(experiment: ExperimentFile, overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Measure the untrained encoder and each recipe's best on the test split."""
+    from orchestrator.compare import mean_of
+
     with _job(experiment, overrides) as job:
         job.ready()
-        evaluated = job.evaluate(job.train())
-    measures = {row: value.measures for row, value in evaluated.items()}
+        trials = job.train()
+        job.train_again(trials)
+        evaluated = job.evaluate(trials)
+    measures = {row: mean_of([each.measures for each in values]) for row, values in evaluated.items()}
     if as_json:
         print_json(measures)
         return
     for row, values in measures.items():
         typer.echo(f"{row}  " + "  ".join(f"{measure} {value:.4f}" for measure, value in values.items()))
-        if index := evaluated[row].figures:
+        if index := evaluated[row][0].figures:
             typer.echo(f"  index {index.index}: recall {index.recall:.4f}, {index.median_ms:.2f} ms a query")
-        typer.echo(f"  run {_short(evaluated[row].folder / 'run.trec.gz')}")
+        for each in evaluated[row]:
+            typer.echo(f"  run {_short(each.folder / 'run.trec.gz')}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
 from orchestrator.evaluation import Evaluated, evaluate_all, teacher, trained, untrained
 from orchestrator.journal import Entry
-from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
+from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Seeded, Trial, to_json, trial_from_json
 from orchestrator.report import wording
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.significance import differences
@@ -35,6 +35,7 @@ from orchestrator.watch import Watch
 from orchestrator.workspace import MODEL, Workspace
 
 SEARCH_VERSION = 1
+AT_SEED = "@"  # between the name of a row, which cannot have it, and a further seed
 SHOWN = 5  # generated queries
 log = logging.getLogger(__name__)
 
@@ -259,28 +260,52 @@ class Job:
             replace(trial, model=model if trial.model else None) for trial, model in zip(trials, models, strict=True)
         )
 
-    def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
-        """The untrained encoder and each row's winner on the test split."""
+    def train_again(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, tuple[Trial, ...]]:
+        """What validation chose, trained with each further seed; row → one trial a seed."""
+        runs = {
+            row: [winner.with_seed(seed) for seed in self.experiment.further_seeds]
+            for row, winner in self._winners(trials).items()
+        }
+        every = [run for row in runs.values() for run in row]
+        pending = [run for run in every if not self.workspace.trial(run).done]
+        if every:
+            self.display.line(f"further seeds: {len(every) - len(pending)} of {len(every)} run(s) reused")
+        if pending:
+            self._run(pending)
+        return {row: trials_of(self.workspace, again) for row, again in runs.items()}
+
+    def _winners(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, RunSpec]:
+        """Row → the run that validation chose."""
+        winners = {row.name: winner_of(trials[row.name]).name for row in self.experiment.recipes}
+        runs = {run.name: run for row in self.experiment.recipes for run in runs_of(self.experiment, row)}
+        return {row: runs[name] for row, name in winners.items()}
+
+    def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, list[Evaluated]]:
+        """The untrained encoder and each row's winner on the test split; of the winner one for each seed."""
         vectors = {UNTRAINED: untrained(self.workspace)}
         if self.experiment.teacher and self.experiment.teacher.encoder and self.workspace.teaching:
             vectors[TEACHER] = teacher(self.workspace)
-        for row in self.experiment.recipes:
-            winner = winner_of(trials[row.name])
-            run = next(run for run in runs_of(self.experiment, row) if run.name == winner.name)
-            vectors[row.name] = trained(self.workspace, run)
-        return evaluate_all(self.workspace, vectors)
+        for row, winner in self._winners(trials).items():
+            vectors[row] = trained(self.workspace, winner)
+            for seed in self.experiment.further_seeds:
+                vectors[f"{row}{AT_SEED}{seed}"] = trained(self.workspace, winner.with_seed(seed))
+        found: dict[str, list[Evaluated]] = {}
+        for name, evaluated in evaluate_all(self.workspace, vectors).items():
+            found.setdefault(name.partition(AT_SEED)[0], []).append(evaluated)
+        return found
 
     def compare(self) -> Outcome:
         """All of it: trials, evaluation, report, MLflow."""
         self.ready()
         trials = self.train()
+        again = self.train_again(trials)
         evaluated = self.evaluate(trials)
-        comparison = self._comparison(trials, evaluated)
+        comparison = self._comparison(trials, again, evaluated)
         folder = self.workspace.store.root / "reports" / self.experiment.name
         page = report.write(comparison, folder)
         (folder / "experiment.yaml").write_text(comparison.config, encoding="utf-8")
         self.workspace.store.share(folder)
-        runs = {row: value.folder for row, value in evaluated.items()}
+        runs = {row: values[0].folder for row, values in evaluated.items()}
         return Outcome(comparison, page, self.tracker.publish(comparison, folder, runs))
 
     @cached_property
@@ -291,18 +316,28 @@ class Job:
         ]
         test = self.workspace.collection.parts[f"qrels/{self.experiment.collection.test_split}"]
         evaluation = self.experiment.evaluation.model_dump()
-        return fingerprint({"name": self.experiment.name, "searches": searches, "test": test, "evaluation": evaluation})
+        inputs: dict[str, Json] = {"searches": searches, "test": test, "evaluation": evaluation}
+        if self.experiment.further_seeds:
+            inputs["seeds"] = self.experiment.seeds
+        return fingerprint({"name": self.experiment.name, **inputs})
 
-    def _comparison(self, trials: dict[str, tuple[Trial, ...]], evaluated: dict[str, Evaluated]) -> Comparison:
+    def _comparison(
+        self,
+        trials: dict[str, tuple[Trial, ...]],
+        again: dict[str, tuple[Trial, ...]],
+        evaluated: dict[str, list[Evaluated]],
+    ) -> Comparison:
         workspace, experiment = self.workspace, self.experiment
         training, validation = workspace.split
         results = [
             Result(name, name, True, (), None, each.measures, each.per_query, each.figures, encoder=each.encoder)
-            for name, each in evaluated.items()
+            for name, (each, *_) in evaluated.items()
             if name in (UNTRAINED, TEACHER) and name not in trials
         ]
         for row in experiment.recipes:
-            recipe, value = recipes.get(row.recipe), evaluated[row.name]
+            recipe, values = recipes.get(row.recipe), evaluated[row.name]
+            value, runs = values[0], [winner_of(trials[row.name]), *again[row.name]]
+            seeded = zip(experiment.seeds, runs, values, strict=True) if experiment.further_seeds else ()
             results.append(
                 Result(
                     name=row.name,
@@ -310,8 +345,11 @@ class Job:
                     parameter_free=recipe.parameter_free,
                     trials=trials[row.name],
                     winner=winner_of(trials[row.name]).name,
-                    measures=value.measures,
-                    per_query=value.per_query,
+                    measures=mean_of([each.measures for each in values]),
+                    per_query={
+                        measure: mean_of([each.per_query[measure] for each in values]) for measure in value.per_query
+                    },
+                    seeds=tuple(Seeded(seed, trial, each.measures) for seed, trial, each in seeded),
                     index=value.figures,
                     taught=bool(runs_of(experiment, row)[0].teacher_needs),
                     queries=experiment.training_for(row).queries,
@@ -319,11 +357,11 @@ class Job:
                 )
             )
         measure, margin = experiment.evaluation.measures[0], experiment.evaluation.margin
-        values = {result.name: result.per_query[measure] for result in results}
-        known_by = {name: each.folder.name for name, each in evaluated.items()}
+        scored = {result.name: [each.per_query[measure] for each in evaluated[result.name]] for result in results}
+        known_by = {name: [each.folder.name for each in values] for name, values in evaluated.items()}
         costs = [*self._shared_costs()]
-        costs += [cost for row in trials.values() for trial in row for cost in trial.costs]
-        costs += [value.cost for value in evaluated.values()]
+        costs += [cost for row in (*trials.values(), *again.values()) for trial in row for cost in trial.costs]
+        costs += [value.cost for values in evaluated.values() for value in values]
         return Comparison(
             name=experiment.name,
             fingerprint=self.fingerprint,
@@ -345,7 +383,7 @@ class Job:
             differences=differences(
                 workspace.store,
                 known_by,
-                values,
+                scored,
                 measure,
                 margin,
                 lambda done, total: workspace.on_shard("testing the differences", done, total),
@@ -399,6 +437,11 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each value, over several mappings with the same keys."""
+    return {key: sum(each[key] for each in values) / len(values) for key in values[0]}
 
 
 def _queries(qrels: Qrels) -> int:

@@ -33,6 +33,9 @@ def check(experiment: Experiment) -> list[Problem]:
 
 def _sections(experiment: Experiment) -> Iterator[Problem]:
     collection, negatives, evaluation = experiment.collection, experiment.negatives, experiment.evaluation
+    if experiment.seeds and experiment.seeds[0] != experiment.seed:
+        what = f"is {experiment.seed}, and the first of seeds is {experiment.seeds[0]}"
+        yield Problem(("seed",), what, "Remove it, or put it first among the seeds.")
     if collection.test_split == collection.train_split:
         what = f'"{collection.test_split}" is what the recipes train on, and says nothing about other queries'
         yield Problem(("collection", "test_split"), what, "Name another split.")
@@ -272,8 +275,12 @@ def _taught(experiment: Experiment, row: RecipeSettings, loss: Loss, recipe: Rec
         what = f"{recipe.name} learns from a teacher, and there is none"
         return Problem(here, what, 'Add a section such as "teacher: {encoder: {model: …}}".')
     if lacking := [need for need in needs if need not in teacher.offers]:
-        what = f"{recipe.name} needs {' and '.join(need.replace('_', ' ') for need in lacking)}, vectors that only an "
-        return Problem(here, f"{what}encoder has", 'Name one: "teacher: {encoder: {model: …}}".')
+        what = (
+            f"{recipe.name} needs {' and '.join(need.replace('_', ' ') for need in lacking)}, which this teacher lacks"
+        )
+        dual = ", or a cross_encoder with scorer: dual" if loss.takes_context else ""
+        mend = f'Name an encoder, such as "teacher: {{encoder: {{model: …}}}}"{dual}.'
+        return Problem(here, what, mend)
     if teacher.in_context and "teacher_queries" in needs and not loss.takes_context:
         what = f"{recipe.name} needs vectors of texts alone, and a cross_encoder's are of pairs"
         return Problem(here, what, "Take a recipe such as embedding-matching, or an encoder as teacher.")

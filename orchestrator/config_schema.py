@@ -117,6 +117,7 @@ def _gpus(value: float) -> float:
 
 
 Text = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, AfterValidator(_name)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -479,11 +480,20 @@ class TrackingSettings(Section):
     experiment: Text = ""
 
 
+def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
+    return _distinct(values) if values else values
+
+
 class Experiment(Section):
-    """One experiment: the whole YAML."""
+    """One experiment: the whole YAML.
+
+    With `seeds`, searches and teachers have the first of them, and what was chosen is trained again with each of the
+    others; the training and validation parts of the queries are those of the first.
+    """
 
     name: Name
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
+    seed: Seed = 13
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False), AfterValidator(_seeds)] = ()  # none: the one above
     collection: CollectionSettings
     encoder: EncoderSettings
     negatives: NegativesSettings = NegativesSettings()
@@ -506,7 +516,15 @@ class Experiment(Section):
             tracking = tracking.model_dump()
         if isinstance(tracking, dict) and not tracking.get("experiment") and isinstance(value.get("name"), str):
             tracking = {**tracking, "experiment": value["name"]}
+        seeds = value.get("seeds")
+        if isinstance(seeds, list | tuple) and seeds and isinstance(seeds[0], int):
+            value = {"seed": seeds[0], **value}
         return {**value, "tracking": tracking}
+
+    @property
+    def further_seeds(self) -> tuple[int, ...]:
+        """The seeds that what was chosen is trained again with."""
+        return self.seeds[1:]
 
     def training_for(self, row: RecipeSettings) -> TrainingSettings:
         """The section `training` with what the row changes in it."""

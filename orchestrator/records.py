@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,8 +95,20 @@ class EncoderFigures:
 
 
 @dataclass(frozen=True)
+class Seeded:
+    """What the run that validation chose came to with one of several seeds, on the test split."""
+
+    seed: int
+    trial: Trial
+    measures: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Result:
     """What one recipe came to: all its trials, the one that validation chose, and its measures on the test split.
+
+    With several seeds the search has the first of them, `seeds` has what each one gave, and `measures` and `per_query`
+    are means over them.
 
     `name` labels the row, `recipe` is the registered recipe. An encoder as it comes has no trials and no winner: the
     one that training starts from ("untrained"), and a teacher that is none of the rows ("teacher").
@@ -115,6 +128,11 @@ class Result:
     taught: bool = False
     queries: str = "judged"
     encoder: EncoderFigures | None = None
+    seeds: tuple[Seeded, ...] = ()
+
+    def spread(self, measure: str) -> float | None:
+        """The standard deviation of a measure over the seeds; None where there is one."""
+        return statistics.stdev(each.measures[measure] for each in self.seeds) if self.seeds else None
 
     @property
     def winning_trial(self) -> Trial | None:
@@ -124,12 +142,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row's first measure less another row's, over `queries` test queries.
+    """A row's first measure less another row's, over `queries` test queries; each query's is a mean over `seeds` seeds.
 
-    `low` and `high` bound the mean with 95 % (bootstrap over queries); `effect` is the mean over the standard deviation
-    (Cohen's d). `t_test` and `randomization` are p-values of the paired tests that there is no difference,
-    `equivalence` is that of the two one-sided tests that it is as large as the comparison's margin; `…_holm` are the
-    same corrected for the number of pairs of rows.
+    `low` and `high` bound the mean with 95 % (bootstrap over queries, and over seeds where there are several); `effect`
+    is the mean over the standard deviation (Cohen's d). `t_test` and `randomization` are p-values of the paired tests
+    that there is no difference, `equivalence` is that of the two one-sided tests that it is as large as the
+    comparison's margin; `…_holm` are the same corrected for the number of pairs of rows.
     """
 
     row: str
@@ -145,6 +163,7 @@ class Difference:
     randomization_holm: float
     equivalence: float
     equivalence_holm: float
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -193,6 +212,9 @@ def _result_from_json(value: dict[str, Any]) -> Result:
     figures = {
         "index": IndexFigures(**index) if index else None,
         "encoder": EncoderFigures(**encoder) if encoder else None,
+        "seeds": tuple(
+            Seeded(**{**seeded, "trial": trial_from_json(seeded["trial"])}) for seeded in value.get("seeds", ())
+        ),
     }
     return Result(**{**value, "trials": trials, **figures})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import recipes
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class RunSpec:
     """One run: a row of the experiment with the loss's parameters and the training settings resolved.
 
-    `knobs` are the parameters that the search chose for this run, empty for a recipe without a search.
+    `knobs` are the parameters that the search chose for this run, empty for a recipe without a search. `seed` is that
+    of the experiment, or a further one for a run that is made again (`again`).
     """
 
     row: str
@@ -27,11 +28,18 @@ class RunSpec:
     knobs: dict[str, Any]
     training: TrainingSettings
     encoder: StudentSettings
+    seed: int
+    again: bool = False
 
     @property
     def name(self) -> str:
-        """`static-margin target=0.3`, or the row alone for a run without knobs."""
-        return " ".join([self.row, *(f"{knob}={value:.15g}" for knob, value in self.knobs.items())])
+        """`static-margin target=0.3`, or the row alone for a run without knobs; `… seed=14` for one made again."""
+        seed = [f"seed={self.seed}"] if self.again else []
+        return " ".join([self.row, *(f"{knob}={value:.15g}" for knob, value in self.knobs.items()), *seed])
+
+    def with_seed(self, seed: int) -> RunSpec:
+        """The same run, made again with a further seed."""
+        return replace(self, seed=seed, again=True)
 
     @property
     def teacher_needs(self) -> frozenset[str]:
@@ -75,6 +83,7 @@ def runs_of(experiment: Experiment, row: RecipeSettings) -> tuple[RunSpec, ...]:
             knobs=point,
             training=experiment.training_for(row),
             encoder=experiment.encoder_for(row),
+            seed=experiment.seed,
         )
         for point in points
     )

@@ -251,7 +251,8 @@ class Teaching:
                     by_tokens = run.encoder if training.batch_tokens else None
                     share, epochs = training.share, training.epochs
                     orders[training.batch_size, training.examples, share, epochs, by_tokens] = run
-            for run in orders.values():
+            seeds = workspace.experiment.further_seeds
+            for run in [each for first in orders.values() for each in (first, *map(first.with_seed, seeds))]:
                 plan = workspace.for_run(run).plan(run.training)
                 for step in range(plan.total_steps):
                     batch = plan.batch(step)

@@ -92,7 +92,7 @@ class Tracker:
             return
         for result in comparison.results:
             child, child_finished = self._run(comparison.fingerprint, result.name, (result.name,), parent)
-            for trial in result.trials:
+            for trial in (*result.trials, *(seeded.trial for seeded in result.seeds[1:])):
                 names = result.name, trial.name
                 run, trial_finished = self._run(comparison.fingerprint, trial.name, names, child)
                 if not trial_finished:
@@ -110,6 +110,8 @@ class Tracker:
         winner = result.winning_trial
         params = {"recipe": result.recipe, **(winner.parameters if winner else {})}
         values = {f"test/{metric_name(measure)}": value for measure, value in result.measures.items()}
+        if result.seeds:
+            values |= {f"test_sd/{metric_name(measure)}": result.spread(measure) or 0.0 for measure in result.measures}
         values |= _cost_metrics(cost for cost in comparison.costs if cost.recipe == result.name)
         if result.index is not None:
             params["index"] = result.index.index

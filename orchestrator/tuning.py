@@ -211,11 +211,12 @@ def _scheduler(experiment: Experiment, runs: Sequence[RunSpec]) -> Any:
     """FIFO over all trials; what to do with a trial's result is left to the scheduler of its recipe."""
     from ray.tune.schedulers import FIFOScheduler
 
-    rows = {row.name: _row_scheduler(experiment, row) for row in experiment.recipes}
+    rows, to_the_end = {row.name: _row_scheduler(experiment, row) for row in experiment.recipes}, FIFOScheduler()
 
     class PerRecipe(FIFOScheduler):  # type: ignore[misc]
         def _of(self, trial: Any) -> Any:
-            return rows[runs[trial.config["run"]].row]
+            run = runs[trial.config["run"]]
+            return to_the_end if run.again else rows[run.row]
 
         def on_trial_add(self, controller: Any, trial: Any) -> None:
             self._of(trial).on_trial_add(controller, trial)

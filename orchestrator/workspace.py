@@ -83,6 +83,7 @@ class Opened:
     taught: Taught | None = None  # what the teacher said, where a recipe learns from one
     learns: str = "judged"  # from which queries
     encoder: str = ""  # the settings of the one that is trained, as JSON
+    seed: int | None = None  # of the run, where it is not the experiment's
 
 
 class Workspace:
@@ -105,10 +106,11 @@ class Workspace:
         self.on_shard = on_shard
         self.learns = "judged"
         self.settings = StudentSettings(**experiment.encoder.model_dump())  # of the encoder that is trained
+        self.seed = experiment.seed  # of the runs
         self._origin: Workspace | None = None  # whose collection this one has
         self._base: Workspace | None = None  # the same for the experiment's own encoder
         self._others: dict[str, Workspace] = {}
-        self._students: dict[str, Workspace] = {}
+        self._students: dict[tuple[str, int], Workspace] = {}
 
     @classmethod
     def of(cls, opened: Opened) -> Workspace:
@@ -120,7 +122,7 @@ class Workspace:
         workspace.sources.open(opened.miners, opened.checkers, opened.candidates)
         if workspace.teaching and opened.taught:
             workspace.teaching.open(opened.taught)
-        student = workspace.student(StudentSettings.model_validate_json(opened.encoder))
+        student = workspace.student(StudentSettings.model_validate_json(opened.encoder), opened.seed)
         student.model = opened.model
         return student
 
@@ -144,6 +146,7 @@ class Workspace:
             taught,
             self.learns,
             self.settings.model_dump_json(),
+            self.seed,
         )
 
     @cached_property
@@ -407,25 +410,29 @@ class Workspace:
         return other
 
     def for_run(self, run: RunSpec) -> Workspace:
-        """The same for the queries that a run learns from and the encoder that it trains."""
-        return self.learning_from(run.training.queries).student(run.encoder)
+        """The same for the queries that a run learns from, the encoder that it trains, and its seed."""
+        return self.learning_from(run.training.queries).student(run.encoder, run.seed)
 
-    def student(self, settings: StudentSettings) -> Workspace:
-        """The same with another encoder to train: collection, negatives and teacher are shared."""
-        if settings == self.settings:
+    def student(self, settings: StudentSettings, seed: int | None = None) -> Workspace:
+        """The same with another encoder to train, or with another seed for what is random in a run: collection, split,
+        negatives' rankings and teacher are shared.
+        """
+        seed = self.experiment.seed if seed is None else seed
+        if (settings, seed) == (self.settings, self.seed):
             return self
         if self._base is not None:
-            return self._base.student(settings)
-        name = settings.model_dump_json()
+            return self._base.student(settings, seed)
+        name = settings.model_dump_json(), seed
         if name not in self._students:
             other = self._students[name] = Workspace(self.experiment, self.connect, self.on_shard)
             other.store, other.learns, other.settings, other._base = self.store, self.learns, settings, self
+            other.seed = seed
         return self._students[name]
 
     def learning_from(self, queries: str) -> Workspace:
         """The same, learning from "judged" queries, from "generated" ones, or from "both"."""
         if self._base is not None:
-            return self._base.learning_from(queries).student(self.settings)
+            return self._base.learning_from(queries).student(self.settings, self.seed)
         if queries == self.learns:
             return self
         if self.learns != "judged" and self._origin is not None:
@@ -510,14 +517,14 @@ class Workspace:
     def _batches(self, training: TrainingSettings, negatives: NegativeSource) -> BatchPlan:
         judgments = self.split[0]
         made = self.collection.generated[judgments.query_row]
-        judged = data.share_of(judgments.select(~made), training.share, self.experiment.seed)
+        judged = data.share_of(judgments.select(~made), training.share, self.seed)
         examples = Examples.of(judged + judgments.select(made))
         return BatchPlan(
             examples,
             negatives,
             training.batch_tokens or training.batch_queries or 0,
             training.epochs,
-            self.experiment.seed,
+            self.seed,
             once_a_query=training.examples == "queries",
             tokens=self._tokens_of(examples, negatives.per_query) if training.batch_tokens else None,
             workers=self.experiment.scaling.workers,
@@ -541,9 +548,9 @@ class Workspace:
         if self.settings.lora:
             from orchestrator.lora import adapt
 
-            adapt(encoder.backbone, self.settings.lora, self.experiment.seed)
+            adapt(encoder.backbone, self.settings.lora, self.seed)
         if dimension is not None:
-            encoder.project(dimension, self.experiment.seed)
+            encoder.project(dimension, self.seed)
         return encoder
 
     def _load(self, model: ModelFolder, layers: tuple[int, ...] | None) -> BiEncoder:
@@ -609,8 +616,9 @@ class Workspace:
             "validation_pool": collection.validation_pool,
             "negatives": self.sources.inputs,
             "encoder": self.encoder_inputs,
-            "seed": experiment.seed,
+            "seed": self.seed,
             "workers": experiment.scaling.workers,
+            **({} if self.seed == experiment.seed else {"split_seed": experiment.seed}),
             **({} if self.learns == "judged" else {"learns": self.learns}),
             **({"document_encoder": TEACHER} if self.settings.inherits else {}),
         }

@@ -61,8 +61,9 @@ def _differences(comparison: Comparison) -> Iterator[Detail]:
     }
     caption = (
         f"{which}, {measure} query by query over {found[0].queries:,} test queries: the mean difference, its bootstrap "
-        "interval over queries, and p-values of paired tests that there is none, and of two one-sided t-tests that it "
-        f"is larger than the margin, all after Holm's correction for {len(found):,} pairs."
+        f"interval over queries{' and seeds' if found[0].seeds > 1 else ''}, and p-values of paired tests that there "
+        "is none, and of two one-sided t-tests that it is larger than the margin, all after "
+        f"Holm's correction for {len(found):,} pairs."
     )
     yield Detail("differences", "Is the difference real?", heads, cells, caption, of="rows")
 

@@ -14,6 +14,7 @@ _SPECIAL = str.maketrans(
         "^": r"\textasciicircum{}",
         "–": "--",
         "−": "$-$",
+        "±": r"$\pm$",
     }
 )
 
@@ -27,8 +28,9 @@ def page(comparison: Comparison) -> str:
     for row in lines:
         values = []
         for i, name in enumerate(comparison.measures):
-            value = f"{row.measures[name]:.4f}"
-            value = rf"\textbf{{{value}}}" if row.name in best[name] else value
+            number, _, spread = wording.value(row, name).partition(" ")
+            number = rf"\textbf{{{number}}}" if row.name in best[name] else number
+            value = number + (f" {_escape(spread)}" if spread else "")
             values.append(f"{value}$^{{{row.beats}}}$" if i == 0 and row.beats else value)
         less = ", ".join(f"{up.over} {wording.times(up.ratio)}" for up in row.speed_ups)
         body.append([_escape(row.label), *values, _escape(wording.seconds(row.all_seconds)), _escape(less or "–")])

@@ -35,7 +35,7 @@ def page(comparison: Comparison) -> str:
                 "none" if row.kind == "parameter-free" else _escape(wording.knobs(row)),
                 wording.trials(row),
                 *[
-                    _bold(f"{row.measures[name]:.4f}", row.name in best[name]) + (beaten if i == 0 else "")
+                    _bold(wording.value(row, name), row.name in best[name]) + (beaten if i == 0 else "")
                     for i, name in enumerate(comparison.measures)
                 ],
                 wording.seconds(row.winner_seconds),

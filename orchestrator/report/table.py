@@ -41,7 +41,9 @@ class Row:
 
     `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on. `letter`
     stands for the row where others are significantly better than it, and `beats` are the letters of those that it is
-    better than itself, on the first measure; both are empty where that was not tested.
+    better than itself, on the first measure; both are empty where that was not tested. `spread` is the standard
+    deviation of each measure over the seeds, empty where there is one; what runs with further seeds cost is no part of
+    any seconds here, since nobody needs them to train the recipe.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Row:
     queries: str = "judged"
     letter: str = ""
     beats: str = ""
+    spread: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -82,7 +85,9 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """One row per result, in the order of the comparison."""
-    plain = _lettered([_row(result, comparison.costs, comparison.teacher) for result in comparison.results], comparison)
+    more = frozenset(seeded.trial.name for result in comparison.results for seeded in result.seeds[1:])
+    found = [_row(result, comparison.costs, comparison.teacher, more) for result in comparison.results]
+    plain = _lettered(found, comparison)
     rivals = [row for row in plain if row.kind in ("tuned", "fixed")]
     if len(rivals) > MOST_RIVALS:
         rivals = [row for row in rivals if row.kind == "tuned"]
@@ -130,18 +135,23 @@ def total(costs: Iterable[Cost]) -> Cost:
     return sum_
 
 
-def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None) -> Row:
+def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None, more: frozenset[str | None]) -> Row:
+    """`more` are the runs with further seeds."""
     shared = {"teaching"} if result.taught else set()
     shared |= {"generation"} if result.queries != "judged" else set()
     own = [
         cost
         for cost in costs
-        if (cost.recipe == result.name and cost.stage != "evaluation")
+        if (cost.recipe == result.name and cost.stage != "evaluation" and cost.trial not in more)
         or (cost.stage in shared and (not cost.queries or result.queries in cost.queries))
     ]
     asked = [cost for cost in own if cost.stage == "teaching"]
     trained_by = teacher if result.taught else None
-    training = [cost for cost in costs if trained_by and cost.recipe == trained_by and cost.stage != "evaluation"]
+    training = [
+        cost
+        for cost in costs
+        if trained_by and cost.recipe == trained_by and cost.stage != "evaluation" and cost.trial not in more
+    ]
     winner = result.winning_trial
     states = [trial.state for trial in result.trials]
     return Row(
@@ -158,6 +168,7 @@ def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None) -> Row:
         teacher_seconds=sum(cost.device_seconds for cost in (*asked, *training)),
         generation_seconds=sum(cost.device_seconds for cost in own if cost.stage == "generation"),
         queries=result.queries,
+        spread={measure: result.spread(measure) or 0.0 for measure in result.measures} if result.seeds else {},
     )
 
 

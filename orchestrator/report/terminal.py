@@ -57,7 +57,7 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     letters = max(len(row.beats) for row in lines)
     for row in lines:
         cells = [*([Text(row.letter)] if row.letter else []), Text(row.name), Text(_knobs(row)), Text(_trials(row))]
-        first, *others = (_cell(f"{row.measures[name]:.4f}", row.name in best[name]) for name in comparison.measures)
+        first, *others = (_cell(wording.value(row, name), row.name in best[name]) for name in comparison.measures)
         cells += [first + Text(f" {row.beats:<{letters}}") if letters else first, *others]
         cells += [
             Text(wording.seconds(row.winner_seconds)),

@@ -58,7 +58,7 @@ def _tested(comparison: Comparison) -> list[str]:
     """What the tests found, in short."""
     found, measure = comparison.differences, comparison.measures[0]
     if not found:
-        return [UNTESTED]
+        return [seeds(comparison, UNTESTED)]
     equal = [each for each in found if each.equivalence_holm < LEVEL]
     said = [
         f"{each.row} and {each.other} are equivalent within {comparison.margin:g} {measure} (two one-sided t-tests, p "
@@ -71,8 +71,25 @@ def _tested(comparison: Comparison) -> list[str]:
         *said,
         f"Letters behind {measure} name the rows that a row is better than: randomization test over "
         f"{found[0].queries:,} queries, p < {LEVEL} after Holm's correction for {len(found):,} pairs.",
-        CAVEAT,
+        seeds(comparison),
     ]
+
+
+def seeds(comparison: Comparison, of_one: str = CAVEAT) -> str:
+    """How many seeds there are, and what was done with them; `of_one` is what is said of a single one."""
+    found = next(([str(each.seed) for each in result.seeds] for result in comparison.results if result.seeds), [])
+    if not found:
+        return of_one
+    return (
+        f"Means over the seeds {', '.join(found[:-1])} and {found[-1]}, ± their standard deviation; a query's value in "
+        f"the tests is its mean over them. Searches had the seed {found[0]} alone, and costs are those of that seed."
+    )
+
+
+def value(row: Row, measure: str) -> str:
+    """A measure of a row: "0.5806", or "0.5806 ± 0.0094" over several seeds."""
+    spread = f" ± {row.spread[measure]:.4f}" if measure in row.spread else ""
+    return f"{row.measures[measure]:.4f}{spread}"
 
 
 def probability(value: float) -> str:

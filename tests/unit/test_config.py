@@ -71,6 +71,7 @@ def test_minimal_experiment_has_every_default():
     assert experiment(MINIMAL).model_dump() == {
         "name": "small",
         "seed": 13,
+        "seeds": (),
         "collection": {
             "format": "beir",
             "path": "c",
@@ -258,6 +259,10 @@ def test_files_that_are_no_experiment(text, message):
         ("seed: 13", "sede: 13", '2: sede: "sede" is not a key here. Did you mean "seed"?'),
         ("seed: 13", "seed: -1", "2: seed: must be at least 0, not -1"),
         ("seed: 13", "seed: 4294967296", "2: seed: must be less than 4294967296, not 4294967296"),
+        ("seed: 13", "seeds: [13, 14, 13]", "2: seeds: has 13 twice. Remove one."),
+        ("seed: 13", "seeds: [13, -1]", "2: seeds.1: must be at least 0, not -1"),
+        ("name: quickstart", "name: quickstart\nseeds: [14, 13]",
+         "3: seed: is 13, and the first of seeds is 14. Remove it, or put it first among the seeds."),
         ("seed: 13", "store: ''", "2: store: must not be empty"),
         ("seed: 13", "scaling: {workers: 0}", "2: scaling.workers: must be greater than 0, not 0"),
         ("seed: 13", "scaling: {gpus_per_worker: 1.5}",
@@ -272,7 +277,7 @@ def test_files_that_are_no_experiment(text, message):
         ("name: quickstart", "name: ..",
          '1: name: must be letters, digits, "-", "_" and ".", beginning with a letter or digit, not ".."'),
         ("name: quickstart", "title: quickstart",
-         '1: title: "title" is not a key here (and 1 more). Keys here: name, seed, collection, encoder, '
+         '1: title: "title" is not a key here (and 1 more). Keys here: name, seed, seeds, collection, encoder, '
          "negatives, generation, teacher, training, recipes, evaluation, scaling, tracking, store."),
         ("name: quickstart\n", "", "1: name: is missing. Add it."),
         ("path: examples/scifact, ", "", "3: collection.path: is missing. Add it."),
@@ -569,10 +574,11 @@ CROSS = "{cross_encoder: {model: m}}"
         ("margin-mse", [], "x.yaml:13: recipes.2: margin-mse learns from a teacher, and there is none. "
          'Add a section such as "teacher: {encoder: {model: …}}".'),
         ("embedding-matching", [f"teacher={CROSS}"], "x.yaml:13: recipes.2: embedding-matching needs teacher documents "
-         'and teacher queries, vectors that only an encoder has. Name one: "teacher: {encoder: {model: …}}".'),
+         'and teacher queries, which this teacher lacks. Name an encoder, such as "teacher: {encoder: {model: …}}", or '
+         "a cross_encoder with scorer: dual."),
         ("{recipe: score-kl, loss: {in_batch: true, temperature: 1}}", [f"teacher={CROSS}"],
-         "x.yaml:13: recipes.2: score-kl needs teacher documents and teacher queries, vectors that only an encoder "
-         'has. Name one: "teacher: {encoder: {model: …}}".'),
+         "x.yaml:13: recipes.2: score-kl needs teacher documents and teacher queries, which this teacher lacks. Name "
+         'an encoder, such as "teacher: {encoder: {model: …}}".'),
         ("margin-mse", [f"teacher={CROSS}"],
          "x.yaml:13: recipes.2: margin-mse regresses a student's margins of cosines, at most 2 wide, on a "
          "teacher's margins in logit scores. Set encoder.normalize to false, or take another teacher or recipe, "

@@ -22,7 +22,11 @@ ROWS = {"a": A, "b": B, "c": C}
 
 
 def found(tmp_path: Path, rows: dict[str, dict[str, float]], margin: float = 0.05):
-    known_by = {row: row * 3 for row in rows}
+    return of_seeds(tmp_path, {row: [values] for row, values in rows.items()}, margin)
+
+
+def of_seeds(tmp_path: Path, rows: dict[str, list[dict[str, float]]], margin: float = 0.05):
+    known_by = {row: [f"{row}{seed}" for seed in range(len(seeds))] for row, seeds in rows.items()}
     made = differences(Store(tmp_path), known_by, rows, "nDCG@10", margin)
     return {(each.row, each.other): each for each in made}
 
@@ -46,6 +50,24 @@ def test_every_pair_is_tested(tmp_path: Path) -> None:
         assert each.low < each.mean < each.high
         assert min(d) <= each.low
         assert each.high <= max(d)
+
+
+def test_of_several_seeds_the_means_are_tested_and_the_interval_is_over_both(tmp_path: Path) -> None:
+    def shifted(by: float) -> dict[str, float]:
+        return {query: value + by for query, value in A.items()}
+
+    seeds = {"b": [B], "a": [shifted(-0.2), shifted(0.0), shifted(0.2)]}
+    several, one = of_seeds(tmp_path, seeds)["a", "b"], found(tmp_path, {"b": B, "a": A})["a", "b"]
+    assert (several.seeds, one.seeds) == (3, 1)
+    for name in ("mean", "effect", "t_test", "randomization", "equivalence"):
+        assert getattr(several, name) == pytest.approx(getattr(one, name)), "a query's value is its mean over seeds"
+    d = np.array([[A[q] + by - B[q] for q in A] for by in (-0.2, 0.0, 0.2)])
+    rng, means = np.random.default_rng(5), []
+    for _ in range(20_000):
+        rows, columns = rng.integers(3, size=3), rng.integers(6, size=6)
+        means.append(np.mean([[d[row, column] for column in columns] for row in rows]))
+    assert (several.low, several.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
+    assert several.low < one.low < one.high < several.high
 
 
 def test_p_values_are_corrected_after_holm(tmp_path: Path) -> None:

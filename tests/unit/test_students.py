@@ -123,7 +123,7 @@ def test_the_teacher_is_measured_beside_its_students(taught: Make) -> None:
     run = run_of(workspace)
     run_trial(job.workspace, run, lambda point: None)
     trials = {run.row: job._finished(job.experiment.recipes[0], [run])}
-    comparison = job._comparison(trials, job.evaluate(trials))
+    comparison = job._comparison(trials, {run.row: ()}, job.evaluate(trials))
     assert [result.name for result in comparison.results] == ["untrained", "teacher", "embedding-matching"]
     figures = [result.encoder for result in comparison.results]
     whole = load_encoder(job.workspace.model.path, pooling="mean", normalize=True)
