@@ -54,7 +54,7 @@ class Page(HTMLParser):
 def test_it_parses_and_closes_what_it_opens(comparison):
     page = Page(html.page(comparison))
     assert page.open == []
-    assert len(page.all("table")) == 2
+    assert len(page.all("table")) == 3
     assert all(head.get("scope") in {"col", "row", "rowgroup"} for head in page.all("th"))
     headings = [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == "h1"
@@ -250,7 +250,7 @@ def test_the_figures_of_an_index(comparison, tmp_path):
     indexed = dataclasses.replace(comparison, results=results)
     page = Page(html.page(indexed))
     assert page.open == []
-    assert len(page.all("table")) == 3
+    assert len(page.all("table")) == 4
     text = " ".join(" ".join(page.text).split())
     assert "0.9877 0.43 0.61 5,200 3.14 12.3" in text
     assert "Searched with the index HNSW32 on 1 CPU core. Recall is the share of the exact top 100" in text
