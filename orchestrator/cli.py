@@ -41,6 +41,9 @@ Overrides = Annotated[
 @app.command()
 def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train every recipe, evaluate on the test split, and report quality and cost. Runs what is not yet done."""
+    if _load(experiment, overrides).vary:
+        _compare_all(experiment, overrides, as_json)
+        return
     with _job(experiment, overrides) as job:
         outcome = job.compare()
     from orchestrator.records import to_json
@@ -196,6 +199,16 @@ def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     from orchestrator.report import terminal
 
     loaded = _load(experiment, overrides)
+    if loaded.vary:
+        from orchestrator import study
+        from orchestrator.config import variants
+        from orchestrator.report import study as pages
+
+        found = study.read(loaded, variants(experiment, overrides or ()), _command(experiment))
+        page = study.write(found, loaded)
+        pages.show(found)
+        typer.echo(f"\nreport  {_short(page)}")
+        return
     folder = Store(loaded.store).root / "reports" / loaded.name
     file = folder / "comparison.json"
     if not file.is_file():
@@ -221,6 +234,7 @@ def export(
     from orchestrator.records import comparison_from_json
 
     loaded = _load(experiment, overrides)
+    _refuse_study(loaded)
     file = Store(loaded.store).root / "reports" / loaded.name / "comparison.json"
     if not file.is_file():
         raise UserError(f'"{loaded.name}" has no finished comparison', mend=f"Run: stillhouse compare {experiment}")
@@ -241,9 +255,13 @@ def export(
 @app.command()
 def plan(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print the stages, what is cached, the resources and the steps, and start nothing."""
-    from orchestrator.plan import describe
+    from orchestrator.config import variants
+    from orchestrator.plan import Planned, describe
 
-    stages = describe(_load(experiment, overrides))
+    loaded = _load(experiment, overrides)
+    stages = [] if loaded.vary else describe(loaded)
+    for variant in variants(experiment, overrides or ()) if loaded.vary else ():
+        stages += [Planned("setting", "", ", ".join(variant.labels.values())), *describe(variant.experiment)]
     if as_json:
         print_json([stage._asdict() for stage in stages])
         return
@@ -318,11 +336,39 @@ def recipes(as_json: AsJson = False) -> None:
         _block(r.name, r.summary, loss=loss, knobs=knobs, needs=_words(r.needs), paper=r.paper)
 
 
+def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -> None:
+    """Every setting of a study, one after the other, and what holds over all of them."""
+    from orchestrator import study
+    from orchestrator.config import variants
+    from orchestrator.report import study as pages
+
+    whole, settings = _load(experiment, overrides), variants(experiment, overrides or ())
+    for number, variant in enumerate(settings, 1):
+        with _job(variant.experiment) as job:
+            job.display.line(f"setting {number} of {len(settings)}: {', '.join(variant.labels.values())}")
+            job.compare()
+    found = study.read(whole, settings, _command(experiment))
+    page = study.write(found, whole)
+    if as_json:
+        print_json(pages.as_json(found))
+        return
+    pages.show(found)
+    typer.echo(f"\nreport  {_short(page)}")
+    typer.echo(f"MLflow  {_mlflow(whole.tracking.uri)}")
+
+
+def _command(experiment: Path) -> str:
+    return f"stillhouse compare {experiment}"
+
+
 class _job:  # noqa: N801 - reads as a verb: with _job(…) as job
     """The job of an experiment, with its display, and Ray shut down at the end."""
 
-    def __init__(self, experiment: Path, overrides: list[str] | None) -> None:
-        self._experiment = _load(experiment, overrides)
+    def __init__(self, experiment: Path | Experiment, overrides: list[str] | None = None) -> None:
+        if isinstance(experiment, Path):
+            experiment = _load(experiment, overrides)
+            _refuse_study(experiment)
+        self._experiment = experiment
 
     def __enter__(self) -> Job:
         from orchestrator.compare import Job
@@ -349,6 +395,17 @@ def _load(path: Path, overrides: list[str] | None) -> Experiment:
     from orchestrator.config import load
 
     return load(path, overrides or ())
+
+
+def _refuse_study(experiment: Experiment) -> None:
+    from data import UserError
+
+    if experiment.vary:
+        raise UserError(
+            f"this is a study that varies {' and '.join(experiment.vary)}, and this verb takes one setting of it",
+            where="vary",
+            mend="Take compare, plan or report, or one setting: --set vary=null, with a --set for each of its keys.",
+        )
 
 
 def _show_trials(trials: dict[str, Any]) -> None:

@@ -480,6 +480,18 @@ class TrackingSettings(Section):
     experiment: Text = ""
 
 
+def _labelled(value: object) -> object:
+    """Labels such as 32 are text, and `null` varies nothing."""
+    if not isinstance(value, dict):
+        return {} if value is None else value
+    return {
+        str(name): {str(label): {} if given is None else given for label, given in settings.items()}
+        if isinstance(settings, dict)
+        else settings
+        for name, settings in value.items()
+    }
+
+
 def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
     return _distinct(values) if values else values
 
@@ -489,6 +501,9 @@ class Experiment(Section):
 
     With `seeds`, searches and teachers have the first of them, and what was chosen is trained again with each of the
     others; the training and validation parts of the queries are those of the first.
+
+    With `vary` it is a study: for each thing that varies, by a label, the keys that are laid over the rest. Each
+    combination is compared by itself.
     """
 
     name: Name
@@ -505,6 +520,7 @@ class Experiment(Section):
     scaling: ScalingSettings = ScalingSettings()
     tracking: TrackingSettings = TrackingSettings()
     store: Text = ".stillhouse"
+    vary: Annotated[dict[Text, dict[Text, dict[Text, Any]]], BeforeValidator(_labelled)] = {}
 
     @model_validator(mode="before")
     @classmethod

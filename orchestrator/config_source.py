@@ -51,14 +51,15 @@ def dump(value: object) -> str:
 class Source:
     """The raw values of an experiment, and where each comes from.
 
-    `lines` maps the path of a key or list item to its line, counted from 1; `settings` are the paths given by `--set`.
+    `lines` maps the path of a key or list item to its line, counted from 1; `settings` are the paths that were laid
+    over it, and where each comes from: `--set a.b`, or a line of the file.
     """
 
     file: str
     value: Any
     lines: dict[KeyPath, int]
     leaves: set[KeyPath]
-    settings: list[KeyPath] = field(default_factory=list)
+    settings: dict[KeyPath, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, overrides: Sequence[str] = ()) -> Source:
@@ -82,6 +83,10 @@ class Source:
         if not equals or not all(key.split(".")):
             raise UserError("is not KEY=VALUE", where=where, mend="Write, for example, --set training.epochs=3.")
         value, _, _ = _parse(text, lambda _: where)
+        self.put(key, value, where)
+
+    def put(self, key: str, value: Any, where: str) -> None:
+        """Lay one value over the others, at a dotted path; `where` is what is blamed for it."""
         inner: Any = self.value
         path: KeyPath = ()
         *parents, last = key.split(".")
@@ -96,13 +101,15 @@ class Source:
                 raise UserError(f"{_dotted(path)} is {inner}, a value with no keys in it", where=where)
         step = _step(inner, last, where)
         inner[step] = value
-        self.settings.append((*path, step))
+        self.settings.pop((*path, step), None)  # the last one is blamed
+        self.settings[(*path, step)] = where
 
     def where(self, path: KeyPath) -> str:
         """`file:line: a.b`, or `--set a.b` for what an override brought in."""
         blamed = self._override(path)
         if blamed is not None:
-            return "--set " + _dotted(blamed if len(blamed) > len(path) else path)
+            where = self.settings[blamed]
+            return f"--set {_dotted(path)}" if where.startswith("--set ") and len(blamed) <= len(path) else where
         known = self._written(path)
         shown = known if known in self.leaves else path
         return f"{self.file}:{self.lines[known]}" + (f": {_dotted(shown)}" if shown else "")

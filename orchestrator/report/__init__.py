@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.records import Comparison, to_json
@@ -15,19 +16,23 @@ def write(comparison: Comparison, folder: Path) -> Path:
     """
     from orchestrator.report import html, latex, markdown
 
+    files = {
+        "comparison.json": json.dumps(to_json(comparison), indent=1, ensure_ascii=False) + "\n",
+        "report.md": markdown.page(comparison),
+        "report.tex": latex.page(comparison),
+        "report.html": html.page(comparison),
+    }
+    return write_files(folder, files) / "report.html"
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> Path:
+    """Write each under a temporary name, then rename it: a reader never meets half a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "comparison.json", json.dumps(to_json(comparison), indent=1, ensure_ascii=False) + "\n")
-    _write(folder / "report.md", markdown.page(comparison))
-    _write(folder / "report.tex", latex.page(comparison))
-    return _write(folder / "report.html", html.page(comparison))
-
-
-def _write(path: Path, text: str) -> Path:
-    """Under a temporary name, then renamed: a reader never meets half a file."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    for name, text in files.items():
+        unfinished = folder / f".{name}.{os.getpid()}"
+        try:
+            unfinished.write_text(text, encoding="utf-8", newline="\n")
+            unfinished.replace(folder / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return folder

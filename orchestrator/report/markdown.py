@@ -7,7 +7,7 @@ import re
 
 from orchestrator.records import Comparison
 from orchestrator.report import wording
-from orchestrator.report.details import details
+from orchestrator.report.details import Detail, details
 from orchestrator.report.table import rows
 
 
@@ -31,8 +31,8 @@ def page(comparison: Comparison) -> str:
         beaten = f" <sup>{row.beats}</sup>" if row.beats else ""
         body.append(
             [
-                _escape(row.label),
-                "none" if row.kind == "parameter-free" else _escape(wording.knobs(row)),
+                escape(row.label),
+                "none" if row.kind == "parameter-free" else escape(wording.knobs(row)),
                 wording.trials(row),
                 *[
                     _bold(wording.value(row, name), row.name in best[name]) + (beaten if i == 0 else "")
@@ -40,17 +40,21 @@ def page(comparison: Comparison) -> str:
                 ],
                 wording.seconds(row.winner_seconds),
                 _bold(wording.seconds(row.all_seconds), row.name in cheapest),
-                ", ".join(f"{_escape(up.over)} {wording.times(up.ratio)}" for up in row.speed_ups) or "–",
+                ", ".join(f"{escape(up.over)} {wording.times(up.ratio)}" for up in row.speed_ups) or "–",
             ]
         )
-    said = "".join(f"- {_escape(sentence)}\n" for sentence in wording.sentences(comparison))
-    table = _table([_escape(head) for head in heads], rule, body)
-    page = f"# {_escape(comparison.name)}\n\n{_escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
-    for detail in details(comparison):
-        cells = [[_escape(name), *map(_escape, each)] for name, each in detail.cells.items()]
-        rule = [":--", *["--:"] * len(detail.heads)]
-        page += f"\n{_escape(detail.caption)}\n\n{_table([detail.of, *detail.heads], rule, cells)}\n"
+    said = "".join(f"- {escape(sentence)}\n" for sentence in wording.sentences(comparison))
+    table = _table([escape(head) for head in heads], rule, body)
+    page = f"# {escape(comparison.name)}\n\n{escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
+    for each in details(comparison):
+        page += f"\n{escape(each.caption)}\n\n{detail(each)}\n"
     return page
+
+
+def detail(detail: Detail) -> str:
+    """The table of a detail."""
+    cells = [[escape(name), *map(escape, each)] for name, each in detail.cells.items()]
+    return _table([detail.of, *map(escape, detail.heads)], [":--", *["--:"] * len(detail.heads)], cells)
 
 
 def _table(heads: list[str], rule: list[str], body: list[list[str]]) -> str:
@@ -61,6 +65,6 @@ def _bold(text: str, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text that Markdown shows as it is, inside a table cell too."""
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

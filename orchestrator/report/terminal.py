@@ -27,9 +27,9 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
             console.width = 132
     wide = console.width >= (WIDE_WITH_LETTERS if comparison.differences else WIDE)
     console.print(table(comparison, plain=not console.is_terminal, speed_ups=wide))
-    for detail in (each for each in details(comparison) if each.of == "recipe"):  # pairs of rows are on the page
+    for each in (each for each in details(comparison) if each.of == "recipe"):  # pairs of rows are on the page
         console.print()
-        console.print(_detail(detail, plain=not console.is_terminal))
+        console.print(detail(each, plain=not console.is_terminal))
     console.print()
     for sentence in wording.sentences(comparison):
         console.print(Text(sentence), soft_wrap=not console.is_terminal)
@@ -69,11 +69,12 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     return shown
 
 
-def _detail(detail: Detail, *, plain: bool) -> Table:
+def detail(detail: Detail, *, plain: bool) -> Table:
+    """The table of a detail."""
     shown = _empty(plain, detail.caption)
     shown.add_column(detail.of, overflow="fold")
     for head in detail.heads:
-        shown.add_column(head, justify="right")
+        shown.add_column(Text(head), justify="right")
     for name, cells in detail.cells.items():
         shown.add_row(Text(name), *map(Text, cells))
     return shown

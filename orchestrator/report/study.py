@@ -1,0 +1,190 @@
+"""The report of a study: quality and speed-up in every setting, and the range of each over all of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.report import markdown as marked
+from orchestrator.report import svg, wording
+from orchestrator.report.accountings import UNITS, WAYS, Counted, accountings, columns
+from orchestrator.report.details import Detail
+from orchestrator.report.table import LEVEL, difference, rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.study import Setting, Study
+
+Pair = tuple[str, str]
+
+
+def tables(study: Study) -> list[Detail]:
+    """What every form of the report shows."""
+    return [_quality(study), *_by_setting(study), *_ranges(study)]
+
+
+def sentences(study: Study) -> list[str]:
+    """What holds over all settings: for each parameter-free row against each tuned one the range of the speed-up, and
+    in how many settings it is behind or ahead.
+    """
+    said = []
+    for (row, over), found in _pairs(study).items():
+        ratios = [each.ratios["search", "device s"] for _, each in found]
+        signs = [_sign(setting, row, over) for setting, _ in found]
+        ahead, behind = (sum(sign * which > 0 for sign in signs) for which in (1, -1))
+        sure = [sum(sign == which for sign in signs) for which in (2, -2)]
+        said.append(
+            f"{row} needs {_range(ratios)} less device time of training than {over} over {len(found)} settings; "
+            f"{study.measure} is higher in {ahead} of them (significantly in {sure[0]}) and lower in {behind} "
+            f"(significantly in {sure[1]})."
+        )
+    return said
+
+
+def markdown(study: Study) -> str:
+    """A heading, the sentences and the tables."""
+    lines = [f"# {study.name}", "", _what(study), ""]
+    lines += [f"- {marked.escape(each)}" for each in sentences(study)]
+    for detail in tables(study):
+        lines += ["", f"## {detail.title}", "", marked.detail(detail), "", marked.escape(detail.caption)]
+    return "\n".join(lines) + "\n"
+
+
+def html(study: Study) -> str:
+    """One page without scripts or network, with a link to the report of each comparison."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    )
+    return environment.get_template("study.html").render(
+        study=study, what=_what(study), tables=tables(study), sentences=sentences(study), palette=svg.PALETTE
+    )
+
+
+def as_json(study: Study) -> dict[str, object]:
+    """Each setting with its rows' first measure, and the speed-ups of each pair: way → unit → times."""
+    found = []
+    for setting in study.settings:
+        pairs = [
+            {
+                "row": each.row,
+                "over": each.over,
+                "validation": each.validation,
+                "times": {way: {unit: each.ratios[way, unit] for unit in UNITS} for way in WAYS},
+            }
+            for each in accountings(setting.comparison)
+        ]
+        measures = {result.name: result.measures[study.measure] for result in setting.comparison.results}
+        found.append({"labels": setting.labels, study.measure: measures, "speed_ups": pairs})
+    return {"name": study.name, "settings": found}
+
+
+def show(study: Study, console: Console | None = None) -> None:
+    """Print the tables and what can be read off them."""
+    from rich.console import Console
+
+    from orchestrator.report import terminal
+
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 132
+    for each in tables(study)[:2]:
+        console.print(terminal.detail(each, plain=not console.is_terminal))
+        console.print()
+    for sentence in sentences(study):
+        console.print(sentence, soft_wrap=not console.is_terminal, markup=False)
+
+
+def _what(study: Study) -> str:
+    one = study.settings[0].comparison
+    return f"{one.collection}: {len(study.settings)} comparisons, over {' and '.join(study.things)}."
+
+
+def _quality(study: Study) -> Detail:
+    cells = {}
+    for setting in study.settings:
+        found = {row.name: row for row in rows(setting.comparison)}
+        cells[setting.name] = [
+            wording.value(found[name], study.measure) if name in found else "–" for name in study.rows
+        ]
+    seeds = max((len(result.seeds) for each in study.settings for result in each.comparison.results), default=0)
+    several = f", means over {seeds} seeds ± their standard deviation" if seeds else ", one seed"
+    queries = study.settings[0].comparison.test_queries
+    caption = f"{study.measure} on {queries:,} test queries{several}. What is significant stands in each one's report."
+    return Detail("quality", "Quality", tuple(study.rows), cells, caption, of=", ".join(study.things))
+
+
+def _by_setting(study: Study) -> Iterator[Detail]:
+    pairs = _pairs(study)
+    if not pairs:
+        return
+    cells: dict[str, list[str]] = {}
+    for setting in study.settings:
+        row = cells[setting.name] = []
+        for (name, over), found in pairs.items():
+            ratio = next((each.ratios["search", "device s"] for where, each in found if where is setting), None)
+            told = difference(setting.comparison, name, over)
+            mark = "*" if told and told.randomization_holm < LEVEL else ""
+            row.append("–" if ratio is None else f"{wording.times(ratio)} ({_gap(setting, name, over)}{mark})")
+    caption = (
+        f"Device seconds of training of the tuned recipe's search, as it ran, over those of the parameter-free recipe, "
+        f"and the difference in {study.measure}; * is significant (randomization test, p < {LEVEL} after Holm's "
+        "correction over the pairs of that comparison)."
+    )
+    heads = tuple(f"{row} against {over}" for row, over in pairs)
+    yield Detail("speed-ups", "How many times less", heads, cells, caption, of=", ".join(study.things))
+
+
+def _ranges(study: Study) -> Iterator[Detail]:
+    pairs = _pairs(study)
+    if not pairs:
+        return
+    cells = {
+        f"{row} against {over}": [_range([each.ratios[column] for _, each in found]) for column in columns()]
+        for (row, over), found in pairs.items()
+    }
+    heads = tuple(f"{WAYS[way]}, {unit}" for way, unit in columns())
+    caption = (
+        "Least and most over the settings, and the median. Device seconds are those of training, validation left out. "
+        "Trials that were ended early are taken to their end at their own pace where every trial is counted to its end."
+    )
+    yield Detail("accountings", "Counted in several ways", heads, cells, caption, of="recipes")
+
+
+def _pairs(study: Study) -> dict[Pair, list[tuple[Setting, Counted]]]:
+    found: dict[Pair, list[tuple[Setting, Counted]]] = {}
+    for setting in study.settings:
+        for each in accountings(setting.comparison):
+            found.setdefault((each.row, each.over), []).append((setting, each))
+    return found
+
+
+def _gap(setting: Setting, row: str, over: str) -> str:
+    return f"{_measured(setting, row) - _measured(setting, over):+.3f}".replace("-", "−")
+
+
+def _sign(setting: Setting, row: str, over: str) -> int:
+    """1 where the row is ahead, -1 where it is behind, twice that where it is significant; 0 where they are level."""
+    gap = _measured(setting, row) - _measured(setting, over)
+    told = difference(setting.comparison, row, over)
+    sure = bool(told and told.randomization_holm < LEVEL)
+    return 0 if gap == 0 else (1 if gap > 0 else -1) * (2 if sure else 1)
+
+
+def _measured(setting: Setting, row: str) -> float:
+    measure = setting.comparison.measures[0]
+    return next(each.measures[measure] for each in setting.comparison.results if each.name == row)
+
+
+def _range(ratios: list[float]) -> str:
+    """ "2.1x to 3.4x (median 2.7x)"."""
+    low, high = wording.times(min(ratios)), wording.times(max(ratios))
+    return low if low == high else f"{low} to {high} (median {wording.times(statistics.median(ratios))})"
