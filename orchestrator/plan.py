@@ -73,10 +73,14 @@ def describe(experiment: Experiment) -> list[Planned]:
         steps = student.steps(experiment.training_for(row))
         state = DONE if job.search_stage(row, runs).done else _state(stages)
         lines.append(Planned(f"train {row.name}", state, _trials(runs, steps, row)))
+    if seeds := experiment.further_seeds:
+        what = f"{len(seeds)} run(s) a row, of what validation chooses, with the seed(s) {', '.join(map(str, seeds))}"
+        lines.append(Planned("train again", "", what))
     as_they_come = 1 + bool(
         experiment.teacher and experiment.teacher.encoder and any(each.teaching for each in learned)
     )
-    lines.append(Planned("evaluate", "", f"{len(experiment.recipes) + as_they_come} encoders on the test split"))
+    encoders = len(experiment.recipes) * (1 + len(seeds)) + as_they_come
+    lines.append(Planned("evaluate", "", f"{encoders} encoders on the test split"))
     side_by_side = concurrency(experiment, job.size, job.available)
     lines.append(
         Planned(

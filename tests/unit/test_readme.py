@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from orchestrator.cli import app
-from orchestrator.config import load
+from orchestrator.config import load, variants
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, taught, students, generated = [block for language, block in BLOCKS if language == "yaml"]
+    written, negatives, taught, students, generated, varied = [text for language, text in BLOCKS if language == "yaml"]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
     quickstart = load(tmp_path / "x.yaml")
     assert quickstart == load("experiments/quickstart.yaml")
@@ -63,6 +63,8 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", generated, written, flags=re.M), encoding="utf-8")
     made = load(other)
     assert [made.training_for(row).queries for row in made.recipes] == ["judged", "both", "generated"]
+    other.write_text(written + varied, encoding="utf-8")
+    assert len(variants(other)) == 4
 
 
 def test_its_python_runs():

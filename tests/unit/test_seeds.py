@@ -16,6 +16,7 @@ from orchestrator import compare
 from orchestrator.compare import Job
 from orchestrator.config import load, resolved
 from orchestrator.console import Display
+from orchestrator.plan import describe
 from orchestrator.records import comparison_from_json, to_json
 from orchestrator.report import details, latex, markdown, table, wording
 from orchestrator.runs import RunSpec, runs_of
@@ -114,6 +115,12 @@ def test_measures_are_means_and_further_seeds_are_charged_to_nobody(job: Job) ->
     assert shown in markdown.page(found)
     assert shown.replace("±", r"$\pm$").partition(" ")[2] in latex.page(found)
     assert any("over queries and seeds" in " ".join(each.caption.split()) for each in details.details(found))
+
+
+def test_the_plan_tells_of_them(path: Path) -> None:
+    planned = {line.stage: line.what for line in describe(load(path, [f"recipes={ROWS}", "seeds=[13, 14, 15]"]))}
+    assert planned["train again"] == "2 run(s) a row, of what validation chooses, with the seed(s) 14, 15"
+    assert planned["evaluate"] == "7 encoders on the test split"
 
 
 def test_nothing_is_trained_again_without_further_seeds(job: Job, path: Path) -> None:
