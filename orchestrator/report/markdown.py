@@ -7,7 +7,7 @@ import re
 
 from orchestrator.records import Comparison
 from orchestrator.report import wording
-from orchestrator.report.details import details
+from orchestrator.report.details import details, knobs
 from orchestrator.report.table import rows
 
 
@@ -46,10 +46,11 @@ def page(comparison: Comparison) -> str:
     said = "".join(f"- {_escape(sentence)}\n" for sentence in wording.sentences(comparison))
     table = _table([_escape(head) for head in heads], rule, body)
     page = f"# {_escape(comparison.name)}\n\n{_escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
-    for detail in details(comparison):
-        cells = [[_escape(name), *map(_escape, each)] for name, each in detail.cells.items()]
+    for detail in (*details(comparison), *knobs(comparison)):
+        names = {name: f"{name}: {detail.texts[name]}" if name in detail.texts else name for name in detail.cells}
+        cells = [[_escape(names[name]), *map(_escape, each)] for name, each in detail.cells.items()]
         rule = [":--", *["--:"] * len(detail.heads)]
-        page += f"\n{_escape(detail.caption)}\n\n{_table([detail.of, *detail.heads], rule, cells)}\n"
+        page += f"\n{_escape(detail.caption)}\n\n{_table([detail.of, *map(_escape, detail.heads)], rule, cells)}\n"
     return page
 
 
