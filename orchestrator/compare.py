@@ -361,7 +361,7 @@ class Job:
         )
         return replace(comparison, query_texts=self._texts(wins.named(comparison)))
 
-    def _texts(self, queries: Sequence[str]) -> dict[str, str]:
+    def _texts(self, queries: list[str]) -> dict[str, str]:
         """The texts of the test queries with these ids, as the report shows them."""
         table = self.workspace.collection.queries
         found = table.filter(pc.is_in(table["query_id"], pa.array(queries, table.schema.field("query_id").type)))

@@ -4,6 +4,7 @@ the encoders that queries wait for, what an approximate index found, and which k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -126,7 +127,7 @@ def _efficiency(comparison: Comparison) -> Iterator[Detail]:
             percent(share),
             f"{best:.4f}",
         ]
-    heads = ("at", "instead of", measure)
+    heads = ("at", "instead\u00a0of", measure)
     caption = (
         f"At which share of the judged training queries the first row has the best {measure} of the second: on a line "
         "between the shares that were measured, linear in the logarithm of the share, the first time. ≤: at the "
@@ -149,11 +150,12 @@ def knobs(comparison: Comparison) -> Iterator[Detail]:
 
 def importance_caption(result: Result) -> str:
     """What the importance of knobs is, and how far it can be trusted."""
-    stopped = sum(trial.state == "stopped" for trial in result.trials)
+    scores = [trial for trial in result.trials if math.isfinite(trial.validation)]
+    stopped = sum(trial.state == "stopped" for trial in scores)
     last = f", those of the {stopped} stopped ones their last" if stopped else ""
     return (
         "How much of the variance of validation nDCG@10 over the searched values a knob explains by itself (fANOVA); "
-        f"what is missing to 100% is of knobs together. From {len(result.trials)} scores{last}: few trials say little."
+        f"what is missing to 100% is of knobs together. From {len(scores)} scores{last}: few trials say little."
     )
 
 

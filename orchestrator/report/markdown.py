@@ -50,7 +50,13 @@ def page(comparison: Comparison) -> str:
         names = {name: f"{name}: {detail.texts[name]}" if name in detail.texts else name for name in detail.cells}
         cells = [[_escape(names[name]), *map(_escape, each)] for name, each in detail.cells.items()]
         rule = [":--", *["--:"] * len(detail.heads)]
-        page += f"\n{_escape(detail.caption)}\n\n{_table([detail.of, *map(_escape, detail.heads)], rule, cells)}\n"
+        table = _table([detail.of, *map(_escape, detail.heads)], rule, cells)
+        folded = detail.of == "query"  # is long where texts are
+        page += (
+            f"\n<details><summary>{html.escape(detail.title)}</summary>\n\n{table}\n\n</details>\n"
+            if folded
+            else f"\n{_escape(detail.caption)}\n\n{table}\n"
+        )
     return page
 
 
