@@ -67,7 +67,7 @@ def speed_ups(comparison: Comparison) -> str | None:
                 va="center",
             )
             axes.vlines(1, place - 0.15, place + 0.15, color=INK, linewidth=1.2)
-        axes.set_xlim(0, max(longest, 1) * 1.5)
+        axes.set_xlim(0, max(longest, 1) * 1.65)  # the words are larger on a telephone
         axes.set_ylim(len(bars) - 0.4, -0.8)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

@@ -36,6 +36,7 @@ _STYLE = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.labelpad": 7.0,
     "axes.linewidth": 0.8,
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
