@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 import losses
 from data import Inspection, PooledNegatives, Qrels, Stage, UserError, fingerprint, inspect
@@ -23,9 +25,10 @@ from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
 from orchestrator.evaluation import Evaluated, evaluate_all, teacher, trained, untrained
+from orchestrator.families import families
 from orchestrator.journal import Entry
 from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Seeded, Trial, to_json, trial_from_json
-from orchestrator.report import wording
+from orchestrator.report import wins, wording
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.significance import differences
 from orchestrator.tracking import Tracker
@@ -334,6 +337,7 @@ class Job:
             for name, (each, *_) in evaluated.items()
             if name in (UNTRAINED, TEACHER) and name not in trials
         ]
+        family = families(experiment)
         for row in experiment.recipes:
             recipe, values = recipes.get(row.recipe), evaluated[row.name]
             value, runs = values[0], [winner_of(trials[row.name]), *again[row.name]]
@@ -354,6 +358,8 @@ class Job:
                     taught=bool(runs_of(experiment, row)[0].teacher_needs),
                     queries=experiment.training_for(row).queries,
                     encoder=value.encoder,
+                    share=experiment.training_for(row).share,
+                    family=family[row.name],
                 )
             )
         measure, margin = experiment.evaluation.measures[0], experiment.evaluation.margin
@@ -362,7 +368,7 @@ class Job:
         costs = [*self._shared_costs()]
         costs += [cost for row in (*trials.values(), *again.values()) for trial in row for cost in trial.costs]
         costs += [value.cost for values in evaluated.values() for value in values]
-        return Comparison(
+        comparison = Comparison(
             name=experiment.name,
             fingerprint=self.fingerprint,
             collection=experiment.collection.path,
@@ -391,6 +397,16 @@ class Job:
             margin=margin,
             environment=environment(self.available, self.size),
         )
+        return replace(comparison, query_texts=self._texts(wins.named(comparison)))
+
+    def _texts(self, queries: list[str]) -> dict[str, str]:
+        """The texts of the test queries with these ids, as the report shows them."""
+        table = self.workspace.collection.queries
+        found = table.filter(pc.is_in(table["query_id"], pa.array(queries, table.schema.field("query_id").type)))
+        return {
+            id_: wins.cut(text)
+            for id_, text in zip(*found.select(["query_id", "text"]).to_pydict().values(), strict=True)
+        }
 
     def _shared_costs(self) -> list[Cost]:
         """What recipes share: tokenizing, as the store's manifests have it, generating, mining and teaching; each stage

@@ -115,6 +115,8 @@ class Result:
     `per_query` maps measure → query id → value. `index` has the figures of the index that was searched, None where
     search was exact. `taught` says whether the recipe learns from a teacher, whose cost is the ledger's "teaching";
     `queries` which ones it learns from: "judged", "generated" (whose cost is the ledger's "generation"), or "both".
+    `share` is that of the judged training queries that it learns from. Rows that differ in nothing else have the same
+    `family`, the name of the one with the largest share; it is empty for a row that is alone.
     """
 
     name: str
@@ -128,11 +130,18 @@ class Result:
     taught: bool = False
     queries: str = "judged"
     encoder: EncoderFigures | None = None
+    share: float = 1.0
+    family: str = ""
     seeds: tuple[Seeded, ...] = ()
 
     def spread(self, measure: str) -> float | None:
         """The standard deviation of a measure over the seeds; None where there is one."""
         return statistics.stdev(each.measures[measure] for each in self.seeds) if self.seeds else None
+
+    @property
+    def lesser(self) -> bool:
+        """Whether another row is the same with a larger share of the training queries."""
+        return self.family not in ("", self.name)
 
     @property
     def winning_trial(self) -> Trial | None:
@@ -171,7 +180,8 @@ class Comparison:
     """Everything that a report shows. `results[0]` is the untrained encoder. `costs` holds the whole ledger.
 
     `teacher` is the row that teaches the others, if one does. `differences` are those of all pairs of rows, `margin`
-    is what does not matter of one, both on the first measure.
+    is what does not matter of one, both on the first measure. `query_texts` has the texts of the test queries that the
+    report names, by id, cut where they are long.
     """
 
     name: str
@@ -191,6 +201,7 @@ class Comparison:
     teacher: str | None = None
     differences: tuple[Difference, ...] = ()
     margin: float = 0.0
+    query_texts: dict[str, str] = field(default_factory=dict)
 
 
 def to_json(record: Any) -> Any:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from orchestrator.records import Comparison, Progress, Result, Trial
-from orchestrator.report.table import Row, rows
+from orchestrator.report.table import rows
 
 UNITS: dict[str, Callable[[Progress], float]] = {
     "device s": lambda point: point.device_seconds,
@@ -42,21 +42,19 @@ class Counted(NamedTuple):
 
 
 def accountings(comparison: Comparison) -> list[Counted]:
-    """For each parameter-free row and each tuned one whose runs were counted on the same devices."""
+    """For each parameter-free row and each tuned one that it is compared with, where both run through the same
+    examples: other batches or shares of the data would be another question.
+    """
     table, results = {row.name: row for row in rows(comparison)}, {each.name: each for each in comparison.results}
     return [
-        _counted(results[row.name], results[other.name])
+        _counted(results[row.name], results[speed_up.over])
         for row in table.values()
-        for other in table.values()
-        if _comparable(row, other, results)
+        for speed_up in row.speed_ups
+        if table[speed_up.over].kind == "tuned" and _comparable(results[row.name], results[speed_up.over])
     ]
 
 
-def _comparable(row: Row, other: Row, results: dict[str, Result]) -> bool:
-    """Shares of the data, or other batches, would be another question: both run through the same examples."""
-    if row.kind != "parameter-free" or other.kind != "tuned" or row.devices != other.devices:
-        return False
-    one, search = results[row.name], results[other.name]
+def _comparable(one: Result, search: Result) -> bool:
     spent = [_sum(each.trials, _spent, UNITS["device s"]) for each in (one, search)]
     return min(spent) > 0 and _length(one) == _length(search) > 0
 

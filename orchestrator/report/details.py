@@ -1,21 +1,30 @@
-"""What stands below the main table: the encoders that queries wait for, and what an approximate index found."""
+"""What stands below the main table, as tables: whether differences are real, on which queries, how much data it takes,
+the encoders that queries wait for, what an approximate index found, and which knobs matter.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
-from orchestrator.records import TEACHER, Comparison, EncoderFigures, IndexFigures
+from orchestrator.records import TEACHER, Comparison, EncoderFigures, IndexFigures, Result
+from orchestrator.report import wins
 from orchestrator.report.accountings import WAYS, accountings, columns
-from orchestrator.report.wording import probability, seconds, times
+from orchestrator.report.efficiency import families, reached
+from orchestrator.report.importance import importances
+from orchestrator.report.wording import parameters, percent, probability, seconds, signed, times
 
 MOST_PAIRS = 15  # where there are more, those of neighbouring rows are shown
 
 
 @dataclass(frozen=True)
 class Detail:
-    """A table of some rows of the comparison, or pairs of them: name → cells as they are printed, under `heads`."""
+    """A table of some rows of the comparison, or pairs of them: name → cells as they are printed, under `heads`.
+
+    `texts` has what stands beside a name, where something does.
+    """
 
     name: str
     title: str
@@ -23,13 +32,23 @@ class Detail:
     cells: dict[str, list[str]]
     caption: str
     of: str = "recipe"  # what the names are
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 def details(comparison: Comparison) -> list[Detail]:
-    """Those that say something: of what was tested, of encoders where they differ or there is a teacher's, of an index
-    where it is none.
+    """Those that say something: of what was tested, of pairs of rows query by query, of shares of the data where rows
+    differ in them, of encoders where they differ or there is a teacher's, of an index where it is none.
     """
-    return [*_differences(comparison), *_speed_ups(comparison), *_encoders(comparison), *_index(comparison)]
+    pairs = wins.pairs(comparison)
+    return [
+        *_differences(comparison),
+        *_speed_ups(comparison),
+        *_wins(comparison, pairs),
+        *(queries(comparison, pair) for pair in pairs if pair.greatest),
+        *_efficiency(comparison),
+        *_encoders(comparison),
+        *_index(comparison),
+    ]
 
 
 def _speed_ups(comparison: Comparison) -> Iterator[Detail]:
@@ -46,7 +65,7 @@ def _speed_ups(comparison: Comparison) -> Iterator[Detail]:
         + "The score that both reach is the lower of the two best ones; learning curves are straight between "
         "validations, and every other trial of the search is paid for in full."
     )
-    yield Detail("accountings", "How many times less, counted in several ways", heads, cells, caption, of="recipes")
+    yield Detail("accountings", "How many times less, counted in several ways", heads, cells, caption, of="rows")
 
 
 def _differences(comparison: Comparison) -> Iterator[Detail]:
@@ -68,9 +87,9 @@ def _differences(comparison: Comparison) -> Iterator[Detail]:
     )
     cells = {
         f"{each.row} − {each.other}": [
-            _signed(each.mean),
-            f"{_signed(each.low)} … {_signed(each.high)}",
-            _signed(each.effect, 2),
+            signed(each.mean),
+            f"{signed(each.low)} … {signed(each.high)}",
+            signed(each.effect, 2),
             probability(each.t_test_holm),
             probability(each.randomization_holm),
             probability(each.equivalence_holm),
@@ -86,8 +105,80 @@ def _differences(comparison: Comparison) -> Iterator[Detail]:
     yield Detail("differences", "Is the difference real?", heads, cells, caption, of="rows")
 
 
-def _signed(value: float, digits: int = 4) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+def _wins(comparison: Comparison, pairs: list[wins.Pair]) -> Iterator[Detail]:
+    if not pairs:
+        return
+    cells = {
+        f"{pair.row} − {pair.other}": [
+            f"{len(pair.wins):,}",
+            f"{pair.ties:,}",
+            f"{len(pair.losses):,}",
+            signed(pair.mean),
+        ]
+        for pair in pairs
+    }
+    caption = (
+        f"On how many test queries the first row has the higher {comparison.measures[0]}, the same, and the lower; and "
+        "the mean difference over all."
+    )
+    yield Detail("wins", "Query by query", ("wins", "ties", "losses", "mean"), cells, caption, of="rows")
+
+
+def queries(comparison: Comparison, pair: wins.Pair) -> Detail:
+    """The queries that two rows differ most on."""
+    cells = {query.id: [f"{query.row:.4f}", f"{query.other:.4f}", signed(query.difference)] for query in pair.greatest}
+    texts = {id_: comparison.query_texts[id_] for id_ in cells if id_ in comparison.query_texts}
+    title = f"Where {pair.row} wins and loses most against {pair.other}"
+    caption = f"{title}, in {comparison.measures[0]}."
+    return Detail("queries", title, (pair.row, pair.other, "difference"), cells, caption, "query", texts)
+
+
+def _efficiency(comparison: Comparison) -> Iterator[Detail]:
+    found = reached(families(comparison))
+    if not found:
+        return
+    measure = comparison.measures[0]
+    cells = {}
+    for each in found:
+        share, best = each.other.best
+        needed = "not reached" if each.share is None else percent(each.share)
+        cells[f"{each.family.name} as good as {each.other.name}"] = [
+            f"≤ {needed}" if each.at_least else needed,
+            percent(share),
+            f"{best:.4f}",
+        ]
+    heads = ("at", "instead\u00a0of", measure)
+    caption = (
+        f"At which share of the judged training queries the first row has the best {measure} of the second: on a line "
+        "between the shares that were measured, linear in the logarithm of the share, the first time. ≤: at the "
+        "smallest one already."
+    )
+    if not any(result.seeds for result in comparison.results):
+        caption += " With one run a share, some thousandths are noise."
+    yield Detail("shares", "How much data it takes", heads, cells, caption, of="rows")
+
+
+def knobs(comparison: Comparison) -> Iterator[Detail]:
+    """Of each search over several knobs, how much each matters; not in `details` because it takes a second or two."""
+    for result in comparison.results:
+        found = importances(result)
+        if found:
+            cells = {knob: [f"{share:.0%}"] for knob, share in found.items()}
+            title = f"{result.name}: which knob matters"
+            yield Detail(
+                "importance", title, ("of the variance",), cells, f"{title}. {importance_caption(result)}", of="knob"
+            )
+
+
+def importance_caption(result: Result) -> str:
+    """What the importance of knobs is, and how far it can be trusted."""
+    scores = [trial for trial in result.trials if math.isfinite(trial.validation)]
+    stopped = sum(trial.state == "stopped" for trial in scores)
+    last = f", those of the {stopped} stopped ones their last" if stopped else ""
+    return (
+        "How much of the variance of validation nDCG@10 over the searched values a knob explains by itself (fANOVA); "
+        f"what is missing to 100% is of knobs together. From {len(scores)} scores{last}: few trials say little."
+    )
 
 
 def _encoders(comparison: Comparison) -> Iterator[Detail]:
@@ -133,9 +224,8 @@ def _cores(threads: int) -> str:
 
 
 def _encoder(figures: EncoderFigures) -> list[str]:
-    millions = figures.parameters / 1e6
     return [
-        f"{millions:.1f} M" if millions >= 0.1 else f"{figures.parameters:,}",
+        parameters(figures.parameters),
         f"{figures.median_ms:.2f}",
         f"{figures.p95_ms:.2f}",
     ]

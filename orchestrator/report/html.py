@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.records import Comparison
 from orchestrator.report import plots, svg, wording
-from orchestrator.report.details import details
+from orchestrator.report.sections import sections
 from orchestrator.report.table import ledger, rows, total
 
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot with its title, the words that stand for it where it cannot be seen, and a caption."""
-
-    title: str
-    drawing: str
-    label: str
-    caption: str
+SENTENCES = 8  # below the heading; where there are more, those in the middle are folded
 
 
 def page(comparison: Comparison) -> str:
@@ -36,7 +27,7 @@ def page(comparison: Comparison) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
     environment.filters["svg"] = Markup  # from plots, where matplotlib has escaped the text
-    entries = ledger(comparison)
+    entries, sentences = ledger(comparison), wording.sentences(comparison)
     return environment.get_template("page.html").render(
         comparison=comparison,
         rows=table,
@@ -45,10 +36,10 @@ def page(comparison: Comparison) -> str:
         cheapest=wording.cheapest(table),
         slots={row.name: plots.slot(comparison, row.name) for row in table if not row.untrained},
         marks=_marks(comparison),
-        details=details(comparison),
-        sentences=wording.sentences(comparison),
+        sections=sections(comparison),
+        sentences=sentences,
+        shown=len(sentences) if len(sentences) <= SENTENCES else SENTENCES - 2,  # and the last two, which are of all
         seed=wording.configured(comparison, "seed"),
-        figures=_overview(comparison) + _trials(comparison),
         ledger=[
             (recipe or "shared", list(costs)) for recipe, costs in itertools.groupby(entries, lambda cost: cost.recipe)
         ],
@@ -57,69 +48,6 @@ def page(comparison: Comparison) -> str:
         palette=svg.PALETTE,
         wording=wording,
     )
-
-
-def _overview(comparison: Comparison) -> list[Figure]:
-    measure = comparison.measures[0]
-    table = [row for row in rows(comparison) if not row.untrained]
-    places = "; ".join(
-        f"{row.name} {row.measures[measure]:.4f} at {wording.seconds(row.all_seconds)} s" for row in table
-    )
-    ratios = "; ".join(
-        f"{row.name} {wording.times(up.ratio)} less than {up.over}" for row in table for up in row.speed_ups
-    )
-    curves = "; ".join(
-        f"{result.name} ends at {trial.validation:.4f}"
-        for result in comparison.results
-        if (trial := result.winning_trial) is not None
-    )
-    drawn = [
-        (
-            "Quality against cost",
-            plots.quality_and_cost(comparison),
-            f"{measure} on the test queries against device seconds of all runs: {places}",
-            f"{measure} on the test queries. Up is better, left is cheaper. "
-            "The cost is that of every run that the recipe needed, its search included.",
-        ),
-        (
-            "How much less device time",
-            plots.speed_ups(comparison),
-            f"Device seconds of the other over those of the parameter-free recipe: {ratios}",
-            f"The mark at 1x is equal cost. Beside each bar, what the saving costs or brings in {measure}.",
-        ),
-        (
-            "Learning curves",
-            plots.learning_curves(comparison),
-            f"Validation nDCG@10 against device seconds of a run, the chosen run of each recipe: {curves}",
-            "The chosen run of each recipe, and its other trials faint. Measured on held-out training queries.",
-        ),
-    ]
-    return [Figure(title, drawing, label, caption) for title, drawing, label, caption in drawn if drawing is not None]
-
-
-def _trials(comparison: Comparison) -> list[Figure]:
-    """One figure per knob of each recipe that tried several settings."""
-    figures = []
-    for result in comparison.results:
-        names = dict.fromkeys(name for trial in result.trials for name in trial.parameters)
-        for knob in names if len(result.trials) > 1 else ():
-            drawing = plots.knob_trials(comparison, result, knob)
-            if drawing is not None:
-                tried = "; ".join(
-                    f"{wording.knob(trial.parameters[knob])}: {trial.validation:.4f}"
-                    + (", stopped early" if trial.state == "stopped" else "")
-                    for trial in result.trials
-                    if knob in trial.parameters
-                )
-                label = f"Trials of {result.name}, {knob} against validation nDCG@10: {tried}"
-                stopped = any(trial.state == "stopped" for trial in result.trials)
-                caption = (
-                    "Crosses were stopped early and show their last score."
-                    if stopped
-                    else "Every trial ran to its end."
-                )
-                figures.append(Figure(f"{result.name}: {knob}", drawing, label, caption))
-    return figures
 
 
 def _marks(comparison: Comparison) -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""The table of a comparison for a paper: LaTeX's tabular, with the rules of booktabs."""
+"""The tables of a comparison for a paper: LaTeX's tabular, with the rules of booktabs."""
 
 from __future__ import annotations
 
 from orchestrator.records import Comparison
 from orchestrator.report import wording
+from orchestrator.report.details import Detail, details
 from orchestrator.report.table import rows
 
 _SPECIAL = str.maketrans(
@@ -15,12 +16,15 @@ _SPECIAL = str.maketrans(
         "–": "--",
         "−": "$-$",
         "±": r"$\pm$",
+        "≤": r"$\leq$",
     }
 )
 
 
 def page(comparison: Comparison) -> str:
-    """The table, the best value of each measure bold and letters raised; above it, as comments, what is to be said."""
+    """The table, the best value of each measure bold and letters raised; above it, as comments, what is to be said.
+    Below it wins and losses, and what share of the data is enough, where the page has these.
+    """
     lines = rows(comparison)
     best = {measure: wording.best(lines, measure) for measure in comparison.measures}
     heads = ["recipe", *comparison.measures, "device s", "less than"]
@@ -38,16 +42,29 @@ def page(comparison: Comparison) -> str:
     return "\n".join(
         [
             *(f"% {' '.join(sentence.split())}" for sentence in said),
-            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 2)}l}}",
-            r"\toprule",
-            _line([_escape(head) for head in heads]),
-            r"\midrule",
-            *map(_line, body),
-            r"\bottomrule",
-            r"\end{tabular}",
+            *_table(f"l{'r' * (len(heads) - 2)}l", heads, body),
+            *(line for detail in details(comparison) if detail.name in ("wins", "shares") for line in _detail(detail)),
             "",
         ]
     )
+
+
+def _detail(detail: Detail) -> list[str]:
+    body = [[_escape(name), *map(_escape, cells)] for name, cells in detail.cells.items()]
+    heads = [detail.of, *detail.heads]
+    return ["", f"% {detail.caption}", *_table("l" + "r" * len(detail.heads), heads, body)]
+
+
+def _table(columns: str, heads: list[str], body: list[list[str]]) -> list[str]:
+    return [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _line([_escape(head) for head in heads]),
+        r"\midrule",
+        *map(_line, body),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def _line(cells: list[str]) -> str:

@@ -7,7 +7,7 @@ import re
 
 from orchestrator.records import Comparison
 from orchestrator.report import wording
-from orchestrator.report.details import Detail, details
+from orchestrator.report.details import Detail, details, knobs
 from orchestrator.report.table import rows
 
 
@@ -46,14 +46,20 @@ def page(comparison: Comparison) -> str:
     said = "".join(f"- {escape(sentence)}\n" for sentence in wording.sentences(comparison))
     table = _table([escape(head) for head in heads], rule, body)
     page = f"# {escape(comparison.name)}\n\n{escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
-    for each in details(comparison):
-        page += f"\n{escape(each.caption)}\n\n{detail(each)}\n"
+    for each in (*details(comparison), *knobs(comparison)):
+        folded = each.of == "query"  # is long where texts are
+        page += (
+            f"\n<details><summary>{html.escape(each.title)}</summary>\n\n{detail(each)}\n\n</details>\n"
+            if folded
+            else f"\n{escape(each.caption)}\n\n{detail(each)}\n"
+        )
     return page
 
 
 def detail(detail: Detail) -> str:
     """The table of a detail."""
-    cells = [[escape(name), *map(escape, each)] for name, each in detail.cells.items()]
+    names = {name: f"{name}: {detail.texts[name]}" if name in detail.texts else name for name in detail.cells}
+    cells = [[escape(names[name]), *map(escape, each)] for name, each in detail.cells.items()]
     return _table([detail.of, *map(escape, detail.heads)], [":--", *["--:"] * len(detail.heads)], cells)
 
 

@@ -13,9 +13,10 @@ from orchestrator.report.table import rows
 
 
 def slot(comparison: Comparison, name: str) -> int:
-    """Which colour and marker a recipe has, in every plot."""
-    trained = [row.name for row in rows(comparison) if not row.untrained]
-    return trained.index(name) % len(PALETTE)
+    """Which colour and marker a recipe has, in every plot: the same for rows that differ in their share of the data."""
+    family = {result.name: result.family or result.name for result in comparison.results}
+    trained = dict.fromkeys(family[row.name] for row in rows(comparison) if not row.untrained)
+    return list(trained).index(family[name]) % len(PALETTE)
 
 
 def quality_and_cost(comparison: Comparison) -> str | None:
@@ -29,12 +30,11 @@ def quality_and_cost(comparison: Comparison) -> str | None:
         axes.set_xscale("log")
         points = [(row.all_seconds, row.measures[measure]) for row in trained]
         base = [row.measures[measure] for row in table if row.untrained]
-        _limits(axes, points, base)
-        for value in base:
-            axes.axhline(value, color=INK, linestyle=(0, (5, 4)), linewidth=1)
-            axes.annotate("untrained", (1, value), (0, 3), ("axes fraction", "data"), "offset points", ha="right")
+        limits(axes, points, base)
+        for row in (row for row in table if row.untrained):
+            level(axes, row.measures[measure], row.name)
         for row, point in zip(trained, points, strict=True):
-            _marker(axes, *point, slot(comparison, row.name), size=9)
+            marker(axes, *point, slot(comparison, row.name), size=9)
         _seconds_axis(axes.xaxis)
         axes.set_xlabel("device seconds of all runs, log scale")
         axes.set_ylabel(measure)
@@ -67,7 +67,7 @@ def speed_ups(comparison: Comparison) -> str | None:
                 va="center",
             )
             axes.vlines(1, place - 0.15, place + 0.15, color=INK, linewidth=1.2)
-        axes.set_xlim(0, max(longest, 1) * 1.5)
+        axes.set_xlim(0, max(longest, 1) * 1.65)  # the words are larger on a telephone
         axes.set_ylim(len(bars) - 0.4, -0.8)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -93,15 +93,17 @@ def learning_curves(comparison: Comparison) -> str | None:
                     continue
                 chosen = trial.name == result.winner
                 faint: dict[str, Any] = {} if chosen else {"alpha": 0.3, "linewidth": 0.9}
+                if chosen and result.lesser:
+                    faint = {"linewidth": 1.1, "linestyle": (0, (4, 1.5))}
                 axes.plot(*zip(*points, strict=True), color=colour(where), zorder=3 if chosen else 2, **faint)
                 if chosen:
-                    _marker(axes, *points[-1], where, size=6)
-                    ends.append((points[-1], result.name, where))
+                    marker(axes, *points[-1], where, size=4 if result.lesser else 6)
+                    ends += [] if result.lesser else [(points[-1], result.name, where)]
         axes.set_xlim(left=0)
         axes.margins(x=0.04, y=0.08)
         axes.set_xlabel("device seconds of one run")
         axes.set_ylabel("nDCG@10, validation")
-        _legend(axes, [(name, where) for _, name, where in ends])
+        legend(axes, [(name, where) for _, name, where in ends])
 
     return svg("curves", draw, height=HEIGHT + 0.22 * ((len(results) + 1) // 2))
 
@@ -134,7 +136,7 @@ def knob_trials(comparison: Comparison, result: Result, knob: str) -> str | None
             if trial.state == "stopped":
                 axes.plot(place, trial.validation, "x", color=colour(where), markersize=7, markeredgewidth=1.8)
             else:
-                _marker(axes, place, trial.validation, where, size=7)
+                marker(axes, place, trial.validation, where, size=7)
             if chosen:
                 axes.plot(place, trial.validation, "o", mfc="none", mec=INK, markersize=14, markeredgewidth=1.2)
                 axes.annotate("chosen", (place, trial.validation), (0, 11), "data", "offset points", ha="center")
@@ -153,11 +155,19 @@ def _points(trial: Trial) -> list[tuple[float, float]]:
     ]
 
 
-def _marker(axes: Any, x: float, y: float, where: int, size: float) -> None:
+def level(axes: Any, value: float, name: str) -> None:
+    """A dashed line at the quality of an encoder that is not trained here."""
+    axes.axhline(value, color=INK, linestyle=(0, (5, 4)), linewidth=1)
+    axes.annotate(name, (1, value), (0, 3), ("axes fraction", "data"), "offset points", ha="right")
+
+
+def marker(axes: Any, x: float, y: float, where: int, size: float) -> None:
+    """A point of the recipe with this slot."""
     axes.plot(x, y, MARKERS[where], color=colour(where), markersize=size, zorder=4, clip_on=False)
 
 
-def _legend(axes: Any, entries: list[tuple[str, int]]) -> None:
+def legend(axes: Any, entries: list[tuple[str, int]]) -> None:
+    """Names and their slots, above the axes."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour(where), marker=MARKERS[where], markersize=6) for _, where in entries]
@@ -173,7 +183,7 @@ def _legend(axes: Any, entries: list[tuple[str, int]]) -> None:
     )
 
 
-def _limits(axes: Any, points: list[tuple[float, float]], base: list[float]) -> None:
+def limits(axes: Any, points: list[tuple[float, float]], base: list[float]) -> None:
     """Room on the right and left for labels: the axis is logarithmic, so by factors."""
     costs, values = [x for x, _ in points], [y for _, y in points] + base
     wide = max(math.log10(max(costs) / min(costs)), 0.6)

@@ -156,7 +156,7 @@ def _ranges(study: Study) -> Iterator[Detail]:
         "Least and most over the settings, and the median. Device seconds are those of training, validation left out. "
         "Trials that were ended early are taken to their end at their own pace where every trial is counted to its end."
     )
-    yield Detail("accountings", "Counted in several ways", heads, cells, caption, of="recipes")
+    yield Detail("accountings", "Counted in several ways", heads, cells, caption, of="rows")
 
 
 def _pairs(study: Study) -> dict[Pair, list[tuple[Setting, Counted]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # The first five follow Okabe and Ito's colour-blind-safe hues, darkened for light paper and lightened for dark: 3:1 or
@@ -36,6 +36,7 @@ _STYLE = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.labelpad": 7.0,
     "axes.linewidth": 0.8,
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -97,7 +98,7 @@ def _tag_for_page(tag: str) -> str:
 
 
 def label_points(
-    axes: Any, points: list[tuple[float, float]], names: list[str], slots: list[int], base: list[float]
+    axes: Any, points: list[tuple[float, float]], names: list[str], slots: Sequence[int | None], base: list[float]
 ) -> None:
     """Put each name beside its point where it covers neither a point, nor another name, nor the dashed line."""
     from matplotlib.transforms import Bbox
@@ -114,7 +115,9 @@ def label_points(
     away = [(s * dx, dy) for step in (1, 2, 3) for dx, dy in ((10, 0), (8, 9 * step), (8, -9 * step)) for s in (1, -1)]
     away += [(0, s * 12 * step) for step in (1, 2, 3) for s in (1, -1)]
     for point, name, where in zip(points, names, slots, strict=True):
-        text = axes.annotate(name, point, (0, 0), "data", "offset points", va="center", color=colour(where))
+        text = axes.annotate(
+            name, point, (0, 0), "data", "offset points", va="center", color=INK if where is None else colour(where)
+        )
         tried = []
         for dx, dy in away:
             text.set_ha("left" if dx > 0 else "right" if dx < 0 else "center")

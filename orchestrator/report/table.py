@@ -91,8 +91,16 @@ def rows(comparison: Comparison) -> list[Row]:
     rivals = [row for row in plain if row.kind in ("tuned", "fixed")]
     if len(rivals) > MOST_RIVALS:
         rivals = [row for row in rivals if row.kind == "tuned"]
+    share = {result.name: result.share for result in comparison.results}  # of the data; of others, cost is no contest
     return [
-        dataclasses.replace(row, speed_ups=tuple(_speed_ups(row, rivals, comparison.measures[0])))
+        dataclasses.replace(
+            row,
+            speed_ups=tuple(
+                _speed_ups(
+                    row, [each for each in rivals if share[each.name] == share[row.name]], comparison.measures[0]
+                )
+            ),
+        )
         if row.kind == "parameter-free"
         else row
         for row in plain

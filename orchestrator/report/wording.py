@@ -140,6 +140,22 @@ def seconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
+def parameters(count: float) -> str:
+    """How many parameters: "22.7 M", "90,112"."""
+    millions = count / 1e6
+    return f"{millions:.1f} M" if millions >= 0.1 else f"{count:,.0f}"
+
+
+def percent(share: float) -> str:
+    """A share: "100%", "12.5%", "0.42%"."""
+    return f"{100 * share:.3g}%"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference: "+0.0123", "−0.0040"."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def knobs(row: Row) -> str:
     """The knobs that were chosen: "margin 0.3, temperature 0.05"; an en dash for none."""
     return ", ".join(f"{name} {knob(value)}" for name, value in row.knobs) or "–"

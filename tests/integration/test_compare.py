@@ -60,9 +60,24 @@ def test_the_report(compared: tuple[Flow, Ended]) -> None:
     assert {r["name"]: [trial["name"] for trial in r["trials"]] for r in comparison["results"][1:]} == TRIALS
     states = [trial["state"] for trial in comparison["results"][1]["trials"]]
     assert states == ["finished", "stopped"]
+    assert [(result["share"], result["family"]) for result in comparison["results"]] == [(1.0, "")] * len(ROWS)
     assert [[step for step, _, _ in curve] for curve in flow.curves.values()] == [
         [*range(1, 9)], [*range(1, 5)], [*range(1, 9)]
     ]  # fmt: skip
+
+
+def test_the_queries_that_differ_most_are_shown_with_their_texts(compared: tuple[Flow, Ended]) -> None:
+    flow, _ = compared
+    tuned, free = (r["per_query"]["nDCG@10"] for r in flow.comparison["results"] if r["name"] in TRIALS)
+    wins, losses = (sum(sign * (free[query] - tuned[query]) > 1e-9 for query in free) for sign in (1, -1))
+    shown = flow.comparison["query_texts"]
+    assert len(shown) == min(wins, 5) + min(losses, 5) > 0
+    collection = Path(load(flow.folder / "tiny.yaml").collection.path)
+    lines = (collection / "queries.jsonl").read_text().splitlines()
+    texts = {query["_id"]: query["text"] for query in map(json.loads, lines)}
+    assert shown == {query: texts[query] for query in shown}
+    page = (flow.store / "reports" / "tiny" / "report.html").read_text()
+    assert all(text in page for text in shown.values())
 
 
 def test_differences_are_tested(compared: tuple[Flow, Ended]) -> None:

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import made_up
+import made_up_whole
 import matplotlib
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from orchestrator import report
-from orchestrator.records import IndexFigures, comparison_from_json
-from orchestrator.report import html, plots, svg
+from orchestrator.records import TEACHER, IndexFigures, comparison_from_json, to_json
+from orchestrator.report import html, markdown, plots, plots_detail, svg, wins
 
 NASTY = '<b>&"'
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -54,7 +55,9 @@ class Page(HTMLParser):
 def test_it_parses_and_closes_what_it_opens(comparison):
     page = Page(html.page(comparison))
     assert page.open == []
-    assert len(page.all("table")) == 3
+    # Results, speed-ups, wins and losses, of each of four pairs the queries, the ledger.
+    classes = [None, "of-rows", "of-rows", *["of-query"] * 4, None]
+    assert [table.get("class") for table in page.all("table")] == classes
     assert all(head.get("scope") in {"col", "row", "rowgroup"} for head in page.all("th"))
     headings = [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == "h1"
@@ -90,15 +93,126 @@ def test_every_plot_is_there_with_words_for_it(comparison):
     assert [label.split(":")[0] for label in labels] == [
         "nDCG@10 on the test queries against device seconds of all runs",
         "Device seconds of the other over those of the parameter-free recipe",
+        "Difference in nDCG@10 on each test query, arm-adaptive less static-margin",
+        "Difference in nDCG@10 on each test query, arm-adaptive less infonce",
+        "Difference in nDCG@10 on each test query, arm-distributed less static-margin",
+        "Difference in nDCG@10 on each test query, arm-distributed less infonce",
         "Validation nDCG@10 against device seconds of a run, the chosen run of each recipe",
         "Trials of static-margin, margin against validation nDCG@10",
         "Trials of infonce, temperature against validation nDCG@10",
     ]
     assert "infonce 0.6893 at 420 s" in labels[0]
     assert "arm-adaptive 4.8x less than infonce" in labels[1]
-    assert labels[3].count("stopped early") == 7
-    assert source.count("<figure>") == 5
-    assert source.count("<svg ") == 5 + 4  # and a key for each trained recipe
+    assert "arm-adaptive less infonce: better on 0, as good on 0, worse on 2" in labels[3]
+    assert labels[7].count("stopped early") == 7
+    assert source.count("<figure>") == 9
+    assert source.count("<svg ") == 9 + 4  # and a key for each trained recipe
+
+
+@pytest.fixture(scope="module")
+def whole():
+    made = made_up_whole.comparison()
+    return made, html.page(made)
+
+
+def test_a_page_with_all_there_is(whole):
+    source = whole[1]
+    page = Page(source)
+    assert page.open == []
+    titles = re.findall('<h2 id="([a-z]*)"', source)
+    sections = [
+        "results",
+        "cost",
+        "accountings",
+        "differences",
+        "wins",
+        "shares",
+        "encoders",
+        "training",
+        "ledger",
+        "run",
+    ]
+    assert titles == sections
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in sections]
+    assert set(re.findall(r'href="#([^"]*)"', source)) <= set(re.findall(r'\bid="([^"]*)"', source))
+    labels = [tag["aria-label"] for tag in page.all("div") if tag.get("role") == "img"]
+    assert all(labels)
+    assert len(labels) == source.count("<figure>") == source.count("<figcaption>") == 15
+    assert not {"script", "link", "img"} & {tag for tag, _ in page.tags}
+    text = " ".join(" ".join(page.text).split())
+    assert "arm-adaptive as good as embed-distill not reached 100% 0.6714" in text
+    assert text.count("few trials say little") == 1
+    assert "The searches of rows that learn from a smaller share" in text
+    assert "3 more" in text  # of the sentences
+
+
+def test_the_queries_are_shown_with_their_texts_whatever_is_in_them(whole):
+    comparison, source = whole
+    (pair,) = (each for each in wins.pairs(comparison) if (each.row, each.other) == ("arm-adaptive", "infonce"))
+    text = " ".join(" ".join(Page(source).text).split())
+    for query in pair.greatest:
+        words = f"{query.id} {comparison.query_texts[query.id]} {query.row:.4f} {query.other:.4f}"
+        assert " ".join(words.split()) in text
+    assert "insulin <resistance>" in text
+    assert "<resistance>" not in source
+    page = markdown.page(comparison)
+    assert "insulin &lt;resistance&gt;" in page
+    assert "statin\\_use\\*" in page
+    first = pair.greatest[0]
+    assert f"| {first.id}: " in page
+    counts = f"{len(pair.wins)} | {pair.ties} | {len(pair.losses)}"
+    assert f"| arm-adaptive − infonce | {counts} | +0.0162 |" in page
+    assert re.search(r"^\| temperature \| \d+% \|$", page, flags=re.M)
+
+
+def test_rows_that_differ_in_their_share_look_alike_and_are_not_raced(whole):
+    comparison, source = whole
+    alike = {plots.slot(comparison, name) for name in ("arm-adaptive", "arm-adaptive-half", "arm-adaptive-tenth")}
+    assert len(alike) == 1
+    assert plots.slot(comparison, "arm-generated") not in alike
+    assert "arm-adaptive-half against infonce-half" in source
+    assert "arm-adaptive-half against infonce<" not in source
+    assert "arm-adaptive needs 4.8x less device time than infonce (" in source
+    assert "than infonce-tenth (tuned, 5 trials) and" in source  # of the same share
+
+
+def test_an_encoder_that_is_not_trained_is_a_dashed_line_with_its_name(whole):
+    drawn = plots.quality_and_cost(whole[0])
+    assert drawn.count("stroke-dasharray") == 2
+    assert f">{TEACHER}</text>" in drawn
+    assert drawn.count(">untrained</text>") == 1
+
+
+def test_the_plots_below_the_table_hold_what_they_say(whole):
+    comparison = whole[0]
+    shares, sizes = plots_detail.quality_and_share(comparison), plots_detail.quality_and_size(comparison)
+    assert all(f">{tick}</text>" in shares for tick in ("10%", "50%", "100%"))
+    assert all(f">{name}</text>" in sizes for name in ("teacher", "untrained", "embed-distill", "arm-adaptive"))
+    assert ">arm-adaptive-tenth</text>" not in sizes
+    alike = [dataclasses.replace(each, encoder=comparison.results[0].encoder) for each in comparison.results]
+    assert plots_detail.quality_and_size(dataclasses.replace(comparison, results=tuple(alike))) is None
+    assert plots_detail.quality_and_share(made_up.comparison()) is None
+
+
+def test_of_many_queries_some_are_drawn(comparison):
+    queries = tuple(wins.Query(str(number), 1 - number / 5000, 0.0) for number in range(5000))
+    drawn = plots_detail.waterfall(comparison, wins.Pair("infonce", "arm-adaptive", queries), 1.0)
+    assert len(drawn) < 40_000
+    assert ">infonce better: 5,000</text>" in drawn
+    assert ">5,000 test queries, sorted</text>" in drawn
+
+
+def test_a_comparison_of_before_is_read_and_shown(whole):
+    value = json.loads(json.dumps(to_json(whole[0])))
+    del value["query_texts"]
+    for result in value["results"]:
+        del result["share"], result["family"]
+    old = comparison_from_json(value)
+    assert old.query_texts == {}
+    assert {(result.share, result.family) for result in old.results} == {(1.0, "")}
+    source = html.page(old)
+    assert 'id="wins"' in source
+    assert 'id="shares"' not in source
 
 
 def test_plots_hold_what_they_say(comparison):
@@ -153,6 +267,7 @@ def test_references_inside_the_page_resolve_and_mean_one_thing(comparison):
     assert len(names) == len(set(names))
     wanted = re.findall(r'xlink:href="#([^"]*)"', source) + re.findall(r"url\(#([^)]*)\)", source)
     wanted += re.findall(r'aria-labelledby="([^"]*)"', source)
+    wanted += re.findall(r'href="#([^"]*)"', source)
     assert set(wanted) <= set(names)
 
 
@@ -192,7 +307,7 @@ def test_labels_do_not_cover_each_other_where_points_crowd():
     axes = figure.add_subplot()
     figure.draw_without_rendering()
     axes.set_xscale("log")
-    plots._limits(axes, points, [0.59])
+    plots.limits(axes, points, [0.59])
     svg.label_points(axes, points, names, list(range(7)), [0.59])
     texts = [child for child in axes.get_children() if isinstance(child, Annotation)]
     boxes = [text.get_window_extent(figure.canvas.get_renderer()) for text in texts]
@@ -250,7 +365,7 @@ def test_the_figures_of_an_index(comparison, tmp_path):
     indexed = dataclasses.replace(comparison, results=results)
     page = Page(html.page(indexed))
     assert page.open == []
-    assert len(page.all("table")) == 4
+    assert len(page.all("table")) == 9
     text = " ".join(" ".join(page.text).split())
     assert "0.9877 0.43 0.61 5,200 3.14 12.3" in text
     assert "Searched with the index HNSW32 on 1 CPU core. Recall is the share of the exact top 100" in text

@@ -434,6 +434,9 @@ def test_the_table_of_a_paper(comparison: Comparison) -> None:
     assert r"(b) 50\%\_a\&b & 0.6602 & " in page
     assert r"(a) untrained & 0.6451 & 0.6084 & 0.9250 & -- & -- \\" in page
     assert page.startswith("% scifact: 5,183 documents")
+    assert page.count(r"\begin{tabular}") == page.count(r"\end{tabular}") == 2
+    assert "rows & wins & ties & losses & mean \\\\" in page
+    assert r"arm-adaptive $-$ infonce & 0 & 0 & 2 & $-$0.0209 \\" in page
 
 
 def test_of_many_pairs_those_of_neighbours_are_shown(comparison: Comparison) -> None:
