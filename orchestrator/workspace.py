@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from data import (
 )
 from data.collection import GENERATED
 from data.pair_scores import Space
+from data.store import Json
 from orchestrator import cluster
 from orchestrator.committee import Committee
 from orchestrator.config import Experiment, TrainingSettings
@@ -67,6 +68,36 @@ class EncoderFacts(NamedTuple):
 
     max_tokens: int | None
     dimension: int
+
+
+class _Part(NamedTuple):
+    """An encoder, or one tower of it, as it is loaded; `layers` are those that are kept, None is all."""
+
+    model: ModelFolder
+    layers: tuple[int, ...] | None
+    pooling: Pooling
+    normalize: bool
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What its vectors depend on but the texts."""
+        return {
+            "weights": self.model.fingerprint,
+            "tokenizer": self.model.tokenizer_fingerprint,
+            "normalize": self.normalize,
+            "pooling": self.pooling,
+        }
+
+    @property
+    def as_model(self) -> Model:
+        """The same, to encode with."""
+        inputs: dict[str, Json] = {
+            "weights": self.model.fingerprint,
+            "layers": self.layers and list(self.layers),
+            "normalize": self.normalize,
+            "pooling": self.pooling,
+        }
+        return Model(self.model.path, fingerprint(inputs), self.pooling, self.normalize, self.layers)
 
 
 @dataclass(frozen=True)
@@ -251,21 +282,45 @@ class Workspace:
             student = self.for_run(run)
             if row.encoder:
                 student.check_own_encoder(f"recipes.{index}.encoder")
+            student.check_trained(f"recipes.{index}.encoder")
             student.check_loss(run, f"recipes.{index}.loss")
             student.check_scores(run, f"recipes.{index}")
 
     def check_own_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
         with placed(key):
-            longest = self.facts.max_tokens
-        for name in ("query_tokens", "document_tokens"):
+            queries, documents = self.facts, self.document_facts
+        longest = {"query_tokens": queries.max_tokens}
+        if not self.settings.inherits:
+            longest["document_tokens"] = documents.max_tokens
+        for name, most in longest.items():
             tokens = getattr(self.settings, name)
-            if longest is not None and tokens > longest:
+            if most is not None and tokens > most:
                 raise UserError(
-                    f"{tokens} tokens are more than the {longest} that this encoder takes",
+                    f"{tokens} tokens are more than the {most} that this encoder takes",
                     where=f"{key}.{name}",
-                    mend=f"Lower it to {longest} or less.",
+                    mend=f"Lower it to {most} or less.",
                 )
+        if queries.dimension != documents.dimension:
+            raise UserError(
+                f"its towers make vectors of {queries.dimension} and of {documents.dimension} components, which have "
+                "no product",
+                where=f"{key}.model",
+                mend="Take a model whose towers have one dimension.",
+            )
+
+    def check_trained(self, key: str) -> None:
+        """Refuse to train an encoder of two towers as if it had one; `key` is the YAML path that it is said at."""
+        if self._documents is None:
+            return
+        taught = self.settings.model == TEACHER and self.experiment.teacher and self.experiment.teacher.encoder
+        model = taught.model if taught else self.settings.model
+        raise UserError(
+            f'"{model}" has two towers, and a row that encodes queries and documents alike trains one encoder',
+            where=f"{key}.document_encoder",
+            mend="Learn the tower of the queries and keep that of the documents (document_encoder: teacher, with "
+            f'"teacher: {{encoder: {{model: {model}}}}}"), or start from one of the towers, as a model of its own.',
+        )
 
     def check_loss(self, run: RunSpec, key: str) -> None:
         """Refuse a loss that cannot be computed of vectors as long as the encoder's."""
@@ -285,20 +340,29 @@ class Workspace:
 
     @cached_property
     def facts(self) -> EncoderFacts:
-        """What has to be known of the encoder. It is loaded to be asked, 3 s, once; then the store has it."""
-        model, layers = self._architecture
+        """What has to be known of the encoder, or of its tower of queries."""
+        return self._ask(_Part(*self._architecture, self.pooling, self.normalize))
+
+    @cached_property
+    def document_facts(self) -> EncoderFacts:
+        """The same of its tower of documents, where it has one and it is that which encodes them."""
+        return self._ask(self._documents) if self._documents else self.facts
+
+    def _ask(self, part: _Part) -> EncoderFacts:
+        """An encoder is loaded to be asked, 3 s, once; then the store has it."""
+        model = part.model
         inputs = {
             "weights": model.fingerprint,
             "tokenizer": model.tokenizer_fingerprint,
             "transformers": version("transformers"),
             **self.settings.model_dump(include={"dropout"}),
-            "normalize": self.normalize,
-            "pooling": self.pooling,
-            "layers": layers,
+            "normalize": part.normalize,
+            "pooling": part.pooling,
+            "layers": part.layers,
         }
 
         def ask(partial: Path) -> None:
-            encoder = self._load(model, layers)
+            encoder = self._load(part)
             found = EncoderFacts(encoder.max_tokens, encoder.dimension)
             (partial / "encoder.json").write_text(json.dumps(found._asdict()))
 
@@ -321,6 +385,16 @@ class Workspace:
         teacher = self.teaching.encoder
         return teacher.model, layers_of(teacher.settings.layers, layers)
 
+    @property
+    def _documents(self) -> _Part | None:
+        """The tower of documents, where the model has one and it is that which encodes them; it keeps all layers."""
+        model = self._architecture[0].documents
+        if model is None or self.settings.inherits:
+            return None
+        settings = self.settings
+        normalize = model.normalizes if settings.normalize is None else settings.normalize
+        return _Part(model, None, settings.pooling or own_pooling(model.path), normalize)
+
     @cached_property
     def pooling(self) -> Pooling:
         """How the encoder pools: as the settings say, or else its own files."""
@@ -340,14 +414,15 @@ class Workspace:
     @property
     def space(self) -> Space:
         """What a score of the encoder is."""
-        return "cosine" if self.normalize else "dot"
+        both = self.normalize and (self._documents is None or self._documents.normalize)
+        return "cosine" if both else "dot"
 
     @property
     def _tokenized(self) -> dict[data.TextField, tuple[ModelFolder, int]]:
         """With whose tokenizer queries and documents are tokenized, and where they are cut."""
         of = self.teaching.encoder if self.settings.inherits and self.teaching else self
         own = (self._architecture[0], self.settings.query_tokens)
-        return {"queries": own, "documents": (of._architecture[0], of.settings.document_tokens)}
+        return {"queries": own, "documents": (of._architecture[0].of_documents, of.settings.document_tokens)}
 
     @property
     def token_stages(self) -> dict[str, Stage]:
@@ -537,7 +612,7 @@ class Workspace:
         taught = self.settings.model == TEACHER and self.experiment.teacher
         if taught and taught.encoder:  # as a row it has been saved with those layers alone that it keeps
             layers = layers_of(taught.encoder.layers, layers)
-        encoder = self._load(self.model, layers)
+        encoder = self._load(_Part(self.model, layers, self.pooling, self.normalize))
         if self.settings.lora:
             from orchestrator.lora import adapt
 
@@ -546,22 +621,16 @@ class Workspace:
             encoder.project(dimension, self.experiment.seed)
         return encoder
 
-    def _load(self, model: ModelFolder, layers: tuple[int, ...] | None) -> BiEncoder:
-        return load_encoder(
-            model.path, pooling=self.pooling, normalize=self.normalize, layers=layers, dropout=self.settings.dropout
-        )
+    def _load(self, part: _Part) -> BiEncoder:
+        path, layers = part.model.path, part.layers
+        dropout = self.settings.dropout
+        return load_encoder(path, pooling=part.pooling, normalize=part.normalize, layers=layers, dropout=dropout)
 
     @cached_property
     def starting_model(self) -> Model:
         """The same, to encode with."""
-        config = self.settings
-        inputs = {
-            "weights": self.model.fingerprint,
-            **config.model_dump(include={"layers"}),
-            "normalize": self.normalize,
-            "pooling": self.pooling,
-        }
-        return Model(self.model.path, fingerprint(inputs), self.pooling, self.normalize, config.layers)
+        queries = _Part(self.model, self.settings.layers, self.pooling, self.normalize).as_model
+        return replace(queries, documents=self._documents.as_model) if self._documents else queries
 
     def trial(self, run: RunSpec) -> Stage:
         """Where a run lives in the store: named by everything that its result depends on."""
@@ -618,6 +687,7 @@ class Workspace:
     @cached_property
     def encoder_inputs(self) -> Mapping[str, Any]:
         """What the untrained encoder's vectors depend on."""
+        documents = self._documents
         return {
             "weights": self.model.fingerprint,
             "tokenizer": self.model.tokenizer_fingerprint,
@@ -625,4 +695,5 @@ class Workspace:
             "normalize": self.normalize,
             "pooling": self.pooling,
             **({"lora": lora.model_dump()} if (lora := self.settings.lora) else {}),
+            **({"documents": documents.identity} if documents else {}),
         }
