@@ -281,6 +281,22 @@ def test_the_start_is_trained_against_its_own_document_tower(make: Make, towers:
     assert alone.trial(run_of(alone)).fingerprint == workspace.trial(run).fingerprint
 
 
+def test_adapters_and_layers_are_those_of_the_query_tower(make: Make, towers: Path) -> None:
+    pytest.importorskip("peft")
+    row = f"{{{MATCHING}, encoder: {{layers: [1], lora: {{rank: 2}}, {INHERITS}}}}}"
+    workspace = make(f"[{row}]", teacher=towers, encoder=towers)
+    workspace.check_encoder()
+    run = trained_run(workspace)
+    both = make("[]", encoder=workspace.trial(run).path / MODEL).starting_model
+    learned, kept, start = both.load(), both.of_documents.load(), workspace.starting_model
+    assert learned.config.num_hidden_layers == 1
+    weight = "backbone.encoder.layer.{}.attention.self.query.weight"
+    change = learned.state_dict()[weight.format(0)] - start.load().state_dict()[weight.format(1)]
+    assert torch.linalg.matrix_rank(change, atol=1e-5) == 2
+    own = start.of_documents.load().state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in kept.state_dict().items())
+
+
 def test_a_student_of_two_towers_is_read_again_as_it_was(make: Make, tiny_model: Path) -> None:
     row = f"{{{MATCHING}, encoder: {{layers: [0], pooling: cls, normalize: false, {INHERITS}}}}}"
     first = make(f"[{row}]", "training.learning_rate=1e-2", teacher=tiny_model)
