@@ -119,6 +119,9 @@ class Opened:
 class Workspace:
     """The stages before training, each made or opened when it is first asked for.
 
+    It is of the queries that are learned from and of the encoder that is trained: the experiment's own here, that of a
+    row in a `Student`.
+
     Args:
         connect: connects to Ray; called only where something has to be made.
         on_shard: called with (stage, shards done, shards in all) while a stage in shards is made.
@@ -137,7 +140,6 @@ class Workspace:
         self.learns = "judged"
         self.settings = StudentSettings(**experiment.encoder.model_dump())  # of the encoder that is trained
         self._origin: Workspace | None = None  # whose collection this one has
-        self._base: Workspace | None = None  # the same for the experiment's own encoder
         self._others: dict[str, Workspace] = {}
         self._students: dict[str, Workspace] = {}
 
@@ -180,8 +182,6 @@ class Workspace:
     @cached_property
     def collection(self) -> Collection:
         """The test collection, with the generated queries where these are learned from."""
-        if self._base is not None:
-            return self._base.collection
         if self._origin is not None:
             return self._origin.collection if self.learns == "judged" else self.generation.collection
         config = self.experiment.collection
@@ -191,8 +191,6 @@ class Workspace:
     @property
     def collected(self) -> bool:
         """Whether there is nothing to generate before the collection is there."""
-        if self._base is not None:
-            return self._base.collected
         return self.learns == "judged" or self._origin is None or self.generation.done
 
     def qrels(self, split: str, key: str) -> Qrels:
@@ -221,8 +219,6 @@ class Workspace:
     @cached_property
     def split(self) -> tuple[Qrels, Qrels]:
         """The training judgments in two parts: training and validation; generated queries are never in the second."""
-        if self._base is not None:
-            return self._base.split
         config = self.experiment.collection
         if config.train_split == config.test_split:
             raise UserError(
@@ -453,7 +449,7 @@ class Workspace:
     @cached_property
     def sources(self) -> Sources:
         """Where the negatives of the training queries come from."""
-        return self._base.sources if self._base is not None else Sources(self)
+        return Sources(self)
 
     @property
     def negatives(self) -> NegativeSource:
@@ -463,8 +459,6 @@ class Workspace:
     @cached_property
     def teaching(self) -> Teaching | None:
         """What the recipes learn from beside the collection; None where none of them has a teacher."""
-        if self._base is not None:
-            return self._base.teaching
         if self.experiment.teacher is None:
             return None
         kind = Committee if self.experiment.teacher.average else Teaching
@@ -489,18 +483,13 @@ class Workspace:
         """The same with another encoder to train: collection, negatives and teacher are shared."""
         if settings == self.settings:
             return self
-        if self._base is not None:
-            return self._base.student(settings)
         name = settings.model_dump_json()
         if name not in self._students:
-            other = self._students[name] = Workspace(self.experiment, self.connect, self.on_shard)
-            other.store, other.learns, other.settings, other._base = self.store, self.learns, settings, self
+            self._students[name] = Student(self, settings)
         return self._students[name]
 
     def learning_from(self, queries: str) -> Workspace:
         """The same, learning from "judged" queries, from "generated" ones, or from "both"."""
-        if self._base is not None:
-            return self._base.learning_from(queries).student(self.settings)
         if queries == self.learns:
             return self
         if self.learns != "judged" and self._origin is not None:
@@ -527,8 +516,6 @@ class Workspace:
     @cached_property
     def generation(self) -> Generation:
         """What makes queries; only for an experiment that has such a section."""
-        if self._base is not None:
-            return self._base.generation
         assert self.experiment.generation is not None
         return Generation(self, self.experiment.generation)
 
@@ -543,8 +530,6 @@ class Workspace:
     @cached_property
     def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Rows of the documents that validation queries are searched in: the relevant ones and BM25's best."""
-        if self._base is not None:
-            return self._base.pool
         config, (_, validation) = self.experiment.collection, self.split
         documents, size = self.collection.documents.num_rows, config.validation_pool
         if size is None or size >= documents:
@@ -697,3 +682,56 @@ class Workspace:
             **({"lora": lora.model_dump()} if (lora := self.settings.lora) else {}),
             **({"documents": documents.identity} if documents else {}),
         }
+
+
+class Student(Workspace):
+    """A workspace with the encoder of a row; all that rows have in common is that of `base`, which has the
+    experiment's own encoder.
+    """
+
+    def __init__(self, base: Workspace, settings: StudentSettings) -> None:
+        super().__init__(base.experiment, base.connect, base.on_shard)
+        self.store, self.learns, self.settings, self._base = base.store, base.learns, settings, base
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The test collection."""
+        return self._base.collection
+
+    @property
+    def collected(self) -> bool:
+        """Whether there is nothing to generate before the collection is there."""
+        return self._base.collected
+
+    @cached_property
+    def split(self) -> tuple[Qrels, Qrels]:
+        """The training judgments in two parts."""
+        return self._base.split
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Where the negatives of the training queries come from."""
+        return self._base.sources
+
+    @cached_property
+    def teaching(self) -> Teaching | None:
+        """What the recipes learn from beside the collection."""
+        return self._base.teaching
+
+    @cached_property
+    def generation(self) -> Generation:
+        """What makes queries."""
+        return self._base.generation
+
+    @cached_property
+    def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Rows of the documents that validation queries are searched in."""
+        return self._base.pool
+
+    def student(self, settings: StudentSettings) -> Workspace:
+        """The same with another encoder to train."""
+        return self if settings == self.settings else self._base.student(settings)
+
+    def learning_from(self, queries: str) -> Workspace:
+        """The same, learning from other queries."""
+        return self._base.learning_from(queries).student(self.settings)
