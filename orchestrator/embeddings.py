@@ -27,13 +27,22 @@ SHARD_TEXTS = 1024
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder as a worker loads it. The fingerprint names all that its vectors depend on but the texts."""
+    """An encoder as a worker loads it. The fingerprint names all that its vectors depend on but the texts.
+
+    Of two towers it is that of the queries, and `documents` is the other one.
+    """
 
     folder: Path
     fingerprint: str
     pooling: Pooling
     normalize: bool
     layers: tuple[int, ...] | None = None  # those that are kept of the folder's
+    documents: Model | None = None
+
+    @property
+    def of_documents(self) -> Model:
+        """What encodes documents: the same encoder unless there are two towers."""
+        return self.documents or self
 
     def load(self) -> BiEncoder:
         """The encoder, on the CPU."""

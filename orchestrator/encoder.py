@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data import UserError
-from orchestrator.weights import ROUTER
+from orchestrator.modules import ROUTER
 
 Pooling = Literal["cls", "mean", "pooler"]
 
@@ -206,19 +206,21 @@ def _projection(folder: Path, pooling: Pooling) -> nn.Linear | None:
     """The linear map behind the pooling that sentence-transformers' files in a model folder describe, if they do.
 
     Raises:
-        UserError: there is a map that is not linear, and that is no pooler, which the backbone has.
+        UserError: there is a map that is not linear, and that is no pooler, which the backbone has, or more than one.
     """
+    found: nn.Linear | None = None
     for file in sorted(folder.glob("?_Dense/config.json")):
         config = json.loads(file.read_text(encoding="utf-8"))
         activation = config["activation_function"].rsplit(".", 1)[-1]
         if activation != "Identity" and pooling != "pooler":
             raise _unloadable(folder, f"a dense layer with {activation} comes after its pooling by {pooling}")
         if activation == "Identity":
-            linear = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
+            if found is not None:
+                raise _unloadable(folder, "several linear layers come after its pooling")
+            found = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
             state = load_file(str(file.with_name("model.safetensors")))
-            linear.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})
-            return linear
-    return None
+            found.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})
+    return found
 
 
 def quiet_transformers() -> None:
@@ -334,7 +336,7 @@ def save_towers(queries: Tower, documents: Tower, folder: Path) -> None:
     router = {"types": types, "structure": structure, "parameters": {"default_route": None, "allow_empty_key": True}}
     _write_json(folder / ROUTER, router)
     _write_modules(folder, [("", "Router")])
-    _write_similarity(folder, documents.encoder)
+    _write_similarity(folder, queries.encoder.normalize and documents.encoder.normalize)
 
 
 def _save_modules(tower: Tower, folder: Path) -> list[str]:
@@ -366,7 +368,7 @@ def _save_modules(tower: Tower, folder: Path) -> list[str]:
         (folder / f"{len(modules)}_Normalize").mkdir(exist_ok=True)
         modules.append("Normalize")
     _write_modules(folder, [("" if i == 0 else f"{i}_{name}", name) for i, name in enumerate(modules)])
-    _write_similarity(folder, encoder)
+    _write_similarity(folder, encoder.normalize)
     return modules
 
 
@@ -378,8 +380,8 @@ def _write_modules(folder: Path, modules: list[tuple[str, str]]) -> None:
     _write_json(folder / "modules.json", entries)
 
 
-def _write_similarity(folder: Path, encoder: BiEncoder) -> None:
-    similarity = "cosine" if encoder.normalize else "dot"  # search ranks by the inner product
+def _write_similarity(folder: Path, normalized: bool) -> None:
+    similarity = "cosine" if normalized else "dot"  # search ranks by the inner product
     _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": similarity})
 
 

@@ -88,7 +88,7 @@ def _vectors(workspace: Workspace, model: Model, rows: npt.NDArray[np.int64]) ->
     if workspace.settings.inherits:
         assert workspace.teaching is not None
         return Vectors(workspace.teaching.document_set, queries, inherited=True)
-    return Vectors(VectorSet(model, tokens.documents, training.precision, training.token_budget), queries)
+    return Vectors(VectorSet(model.of_documents, tokens.documents, training.precision, training.token_budget), queries)
 
 
 def run_stage(workspace: Workspace, row: str, vectors: Vectors) -> Stage:

@@ -27,7 +27,7 @@ from orchestrator.journal import Entry
 from orchestrator.records import Cost, costs_from_json, to_json
 from orchestrator.search import Tasks, search_shards
 from orchestrator.watch import Watch
-from orchestrator.weights import ModelFolder, keep, locate, placed
+from orchestrator.weights import ModelFolder, keep, locate, one_encoder, placed
 
 if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
@@ -105,8 +105,8 @@ class Generation:
     def _model(self) -> ModelFolder:
         """What writes, or what a generator that is trained is made of."""
         if self._settings.model is None:
-            return self._workspace.model
-        return keep(locate(self._settings.model), self._workspace.store)
+            return one_encoder(self._workspace.model, self._workspace.experiment.encoder.model)
+        return keep(one_encoder(locate(self._settings.model), self._settings.model), self._workspace.store)
 
     @property
     def in_words(self) -> str:
@@ -309,13 +309,13 @@ class Generation:
             return
         weights = partial / _WEIGHTS if settings.generator == "salient" else None
         if weights and not weights.is_file():
-            vocabulary = len(fast_tokenizer(workspace.model.path))
+            vocabulary = len(fast_tokenizer(workspace.model.of_documents.path))
             frequencies = generators.inverse_document_frequencies(workspace.tokens.documents, vocabulary)
             write_arrow(pa.table({"weight": frequencies}), weights)
         arguments |= {
             "kind": settings.generator,
             "per_document": settings.per_document,
-            "tokenizer_folder": workspace.model.path,
+            "tokenizer_folder": workspace.model.of_documents.path,
             "weights": weights,
             "seed": workspace.experiment.seed,
         }
@@ -353,7 +353,7 @@ class Generation:
         model, budget = checker.starting_model, training.token_budget
         rows = np.flatnonzero(made.generated)
         return (
-            VectorSet(model, checker.tokens.documents, training.precision, budget),
+            VectorSet(model.of_documents, checker.tokens.documents, training.precision, budget),
             VectorSet(model, checker.tokens.queries, "fp32", budget, rows),
         )
 

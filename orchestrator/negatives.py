@@ -143,7 +143,7 @@ class Sources:
         miner, training = self.miners[index], self._workspace.experiment.training
         model, budget = miner.starting_model, training.token_budget
         return Mining(
-            VectorSet(model, miner.tokens.documents, training.precision, budget),
+            VectorSet(model.of_documents, miner.tokens.documents, training.precision, budget),
             VectorSet(model, miner.tokens.queries, "fp32", budget, self.queries),
             self._workspace.split[0].relevant,
             min(self._settings[index].depth, miner.collection.documents.num_rows),

@@ -25,7 +25,7 @@ from orchestrator.journal import Entry
 from orchestrator.pair_scoring import PairScoring
 from orchestrator.records import Cost
 from orchestrator.watch import Watch
-from orchestrator.weights import ModelFolder, placed
+from orchestrator.weights import ModelFolder, one_encoder, placed
 
 if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
@@ -109,7 +109,7 @@ class Scorer:
         """What has to be known of it. It is loaded to be asked, once; then the store has it."""
         new_head = self._training is not None
         with placed(self._key):
-            model = self.model
+            model = one_encoder(self.model, self.name)
             inputs: dict[str, Json] = {
                 "weights": model.fingerprint,
                 "tokenizer": model.tokenizer_fingerprint,

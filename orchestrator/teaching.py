@@ -206,7 +206,7 @@ class Teaching:
         if QUERIES in self._vectors:
             sets[QUERIES] = VectorSet(model, self.encoder.tokens.queries, "fp32", budget, self._training_queries)
         if DOCUMENTS in self._vectors:
-            sets[DOCUMENTS] = VectorSet(model, self.encoder.tokens.documents, training.precision, budget)
+            sets[DOCUMENTS] = VectorSet(model.of_documents, self.encoder.tokens.documents, training.precision, budget)
         return sets
 
     @property
@@ -280,7 +280,7 @@ class Teaching:
     def tower(self) -> Tower:
         """The encoder of the documents, to be saved beside a student."""
         settings = self.encoder.settings
-        return Tower(self.model.load(), self.model_folder.path, settings.document_tokens)
+        return Tower(self.model.of_documents.load(), self.model_folder.of_documents.path, settings.document_tokens)
 
     @property
     def document_set(self) -> VectorSet:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from data import (
 )
 from data.collection import GENERATED
 from data.pair_scores import Space
+from data.store import Json
 from orchestrator import cluster
 from orchestrator.committee import Committee
 from orchestrator.config import Experiment, TrainingSettings
@@ -69,6 +70,36 @@ class EncoderFacts(NamedTuple):
     dimension: int
 
 
+class _Part(NamedTuple):
+    """An encoder, or one tower of it, as it is loaded; `layers` are those that are kept, None is all."""
+
+    model: ModelFolder
+    layers: tuple[int, ...] | None
+    pooling: Pooling
+    normalize: bool
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What its vectors depend on but the texts."""
+        return {
+            "weights": self.model.fingerprint,
+            "tokenizer": self.model.tokenizer_fingerprint,
+            "normalize": self.normalize,
+            "pooling": self.pooling,
+        }
+
+    @property
+    def as_model(self) -> Model:
+        """The same, to encode with."""
+        inputs: dict[str, Json] = {
+            "weights": self.model.fingerprint,
+            "layers": self.layers and list(self.layers),
+            "normalize": self.normalize,
+            "pooling": self.pooling,
+        }
+        return Model(self.model.path, fingerprint(inputs), self.pooling, self.normalize, self.layers)
+
+
 @dataclass(frozen=True)
 class Opened:
     """What a worker opens a workspace from: the experiment as JSON, and folders of the store."""
@@ -89,6 +120,9 @@ class Opened:
 class Workspace:
     """The stages before training, each made or opened when it is first asked for.
 
+    It is of the queries that are learned from and of the encoder that is trained: the experiment's own here, that of a
+    row in a `Student`.
+
     Args:
         connect: connects to Ray; called only where something has to be made.
         on_shard: called with (stage, shards done, shards in all) while a stage in shards is made.
@@ -108,7 +142,6 @@ class Workspace:
         self.settings = StudentSettings(**experiment.encoder.model_dump())  # of the encoder that is trained
         self.seed = experiment.seed  # of the runs
         self._origin: Workspace | None = None  # whose collection this one has
-        self._base: Workspace | None = None  # the same for the experiment's own encoder
         self._others: dict[str, Workspace] = {}
         self._students: dict[tuple[str, int], Workspace] = {}
 
@@ -152,8 +185,6 @@ class Workspace:
     @cached_property
     def collection(self) -> Collection:
         """The test collection, with the generated queries where these are learned from."""
-        if self._base is not None:
-            return self._base.collection
         if self._origin is not None:
             return self._origin.collection if self.learns == "judged" else self.generation.collection
         config = self.experiment.collection
@@ -163,8 +194,6 @@ class Workspace:
     @property
     def collected(self) -> bool:
         """Whether there is nothing to generate before the collection is there."""
-        if self._base is not None:
-            return self._base.collected
         return self.learns == "judged" or self._origin is None or self.generation.done
 
     def qrels(self, split: str, key: str) -> Qrels:
@@ -193,8 +222,6 @@ class Workspace:
     @cached_property
     def split(self) -> tuple[Qrels, Qrels]:
         """The training judgments in two parts: training and validation; generated queries are never in the second."""
-        if self._base is not None:
-            return self._base.split
         config = self.experiment.collection
         if config.train_split == config.test_split:
             raise UserError(
@@ -254,21 +281,45 @@ class Workspace:
             student = self.for_run(run)
             if row.encoder:
                 student.check_own_encoder(f"recipes.{index}.encoder")
+            student.check_trained(f"recipes.{index}.encoder")
             student.check_loss(run, f"recipes.{index}.loss")
             student.check_scores(run, f"recipes.{index}")
 
     def check_own_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
         with placed(key):
-            longest = self.facts.max_tokens
-        for name in ("query_tokens", "document_tokens"):
+            queries, documents = self.facts, self.document_facts
+        longest = {"query_tokens": queries.max_tokens}
+        if not self.settings.inherits:
+            longest["document_tokens"] = documents.max_tokens
+        for name, most in longest.items():
             tokens = getattr(self.settings, name)
-            if longest is not None and tokens > longest:
+            if most is not None and tokens > most:
                 raise UserError(
-                    f"{tokens} tokens are more than the {longest} that this encoder takes",
+                    f"{tokens} tokens are more than the {most} that this encoder takes",
                     where=f"{key}.{name}",
-                    mend=f"Lower it to {longest} or less.",
+                    mend=f"Lower it to {most} or less.",
                 )
+        if queries.dimension != documents.dimension:
+            raise UserError(
+                f"its towers make vectors of {queries.dimension} and of {documents.dimension} components, which have "
+                "no product",
+                where=f"{key}.model",
+                mend="Take a model whose towers have one dimension.",
+            )
+
+    def check_trained(self, key: str) -> None:
+        """Refuse to train an encoder of two towers as if it had one; `key` is the YAML path that it is said at."""
+        if self._documents is None:
+            return
+        taught = self.settings.model == TEACHER and self.experiment.teacher and self.experiment.teacher.encoder
+        model = taught.model if taught else self.settings.model
+        raise UserError(
+            f'"{model}" has two towers, and a row that encodes queries and documents alike trains one encoder',
+            where=f"{key}.document_encoder",
+            mend="Learn the tower of the queries and keep that of the documents (document_encoder: teacher, with "
+            f'"teacher: {{encoder: {{model: {model}}}}}"), or start from one of the towers, as a model of its own.',
+        )
 
     def check_loss(self, run: RunSpec, key: str) -> None:
         """Refuse a loss that cannot be computed of vectors as long as the encoder's."""
@@ -288,20 +339,29 @@ class Workspace:
 
     @cached_property
     def facts(self) -> EncoderFacts:
-        """What has to be known of the encoder. It is loaded to be asked, 3 s, once; then the store has it."""
-        model, layers = self._architecture
+        """What has to be known of the encoder, or of its tower of queries."""
+        return self._ask(_Part(*self._architecture, self.pooling, self.normalize))
+
+    @cached_property
+    def document_facts(self) -> EncoderFacts:
+        """The same of its tower of documents, where it has one and it is that which encodes them."""
+        return self._ask(self._documents) if self._documents else self.facts
+
+    def _ask(self, part: _Part) -> EncoderFacts:
+        """An encoder is loaded to be asked, 3 s, once; then the store has it."""
+        model = part.model
         inputs = {
             "weights": model.fingerprint,
             "tokenizer": model.tokenizer_fingerprint,
             "transformers": version("transformers"),
             **self.settings.model_dump(include={"dropout"}),
-            "normalize": self.normalize,
-            "pooling": self.pooling,
-            "layers": layers,
+            "normalize": part.normalize,
+            "pooling": part.pooling,
+            "layers": part.layers,
         }
 
         def ask(partial: Path) -> None:
-            encoder = self._load(model, layers)
+            encoder = self._load(part)
             found = EncoderFacts(encoder.max_tokens, encoder.dimension)
             (partial / "encoder.json").write_text(json.dumps(found._asdict()))
 
@@ -324,6 +384,16 @@ class Workspace:
         teacher = self.teaching.encoder
         return teacher.model, layers_of(teacher.settings.layers, layers)
 
+    @property
+    def _documents(self) -> _Part | None:
+        """The tower of documents, where the model has one and it is that which encodes them; it keeps all layers."""
+        model = self._architecture[0].documents
+        if model is None or self.settings.inherits:
+            return None
+        settings = self.settings
+        normalize = model.normalizes if settings.normalize is None else settings.normalize
+        return _Part(model, None, settings.pooling or own_pooling(model.path), normalize)
+
     @cached_property
     def pooling(self) -> Pooling:
         """How the encoder pools: as the settings say, or else its own files."""
@@ -343,14 +413,15 @@ class Workspace:
     @property
     def space(self) -> Space:
         """What a score of the encoder is."""
-        return "cosine" if self.normalize else "dot"
+        both = self.normalize and (self._documents is None or self._documents.normalize)
+        return "cosine" if both else "dot"
 
     @property
     def _tokenized(self) -> dict[data.TextField, tuple[ModelFolder, int]]:
         """With whose tokenizer queries and documents are tokenized, and where they are cut."""
         of = self.teaching.encoder if self.settings.inherits and self.teaching else self
         own = (self._architecture[0], self.settings.query_tokens)
-        return {"queries": own, "documents": (of._architecture[0], of.settings.document_tokens)}
+        return {"queries": own, "documents": (of._architecture[0].of_documents, of.settings.document_tokens)}
 
     @property
     def token_stages(self) -> dict[str, Stage]:
@@ -381,7 +452,7 @@ class Workspace:
     @cached_property
     def sources(self) -> Sources:
         """Where the negatives of the training queries come from."""
-        return self._base.sources if self._base is not None else Sources(self)
+        return Sources(self)
 
     @property
     def negatives(self) -> NegativeSource:
@@ -391,8 +462,6 @@ class Workspace:
     @cached_property
     def teaching(self) -> Teaching | None:
         """What the recipes learn from beside the collection; None where none of them has a teacher."""
-        if self._base is not None:
-            return self._base.teaching
         if self.experiment.teacher is None:
             return None
         kind = Committee if self.experiment.teacher.average else Teaching
@@ -420,19 +489,13 @@ class Workspace:
         seed = self.experiment.seed if seed is None else seed
         if (settings, seed) == (self.settings, self.seed):
             return self
-        if self._base is not None:
-            return self._base.student(settings, seed)
         name = settings.model_dump_json(), seed
         if name not in self._students:
-            other = self._students[name] = Workspace(self.experiment, self.connect, self.on_shard)
-            other.store, other.learns, other.settings, other._base = self.store, self.learns, settings, self
-            other.seed = seed
+            self._students[name] = Student(self, settings, seed)
         return self._students[name]
 
     def learning_from(self, queries: str) -> Workspace:
         """The same, learning from "judged" queries, from "generated" ones, or from "both"."""
-        if self._base is not None:
-            return self._base.learning_from(queries).student(self.settings, self.seed)
         if queries == self.learns:
             return self
         if self.learns != "judged" and self._origin is not None:
@@ -459,8 +522,6 @@ class Workspace:
     @cached_property
     def generation(self) -> Generation:
         """What makes queries; only for an experiment that has such a section."""
-        if self._base is not None:
-            return self._base.generation
         assert self.experiment.generation is not None
         return Generation(self, self.experiment.generation)
 
@@ -475,8 +536,6 @@ class Workspace:
     @cached_property
     def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Rows of the documents that validation queries are searched in: the relevant ones and BM25's best."""
-        if self._base is not None:
-            return self._base.pool
         config, (_, validation) = self.experiment.collection, self.split
         documents, size = self.collection.documents.num_rows, config.validation_pool
         if size is None or size >= documents:
@@ -544,7 +603,7 @@ class Workspace:
         taught = self.settings.model == TEACHER and self.experiment.teacher
         if taught and taught.encoder:  # as a row it has been saved with those layers alone that it keeps
             layers = layers_of(taught.encoder.layers, layers)
-        encoder = self._load(self.model, layers)
+        encoder = self._load(_Part(self.model, layers, self.pooling, self.normalize))
         if self.settings.lora:
             from orchestrator.lora import adapt
 
@@ -553,22 +612,16 @@ class Workspace:
             encoder.project(dimension, self.seed)
         return encoder
 
-    def _load(self, model: ModelFolder, layers: tuple[int, ...] | None) -> BiEncoder:
-        return load_encoder(
-            model.path, pooling=self.pooling, normalize=self.normalize, layers=layers, dropout=self.settings.dropout
-        )
+    def _load(self, part: _Part) -> BiEncoder:
+        path, layers = part.model.path, part.layers
+        dropout = self.settings.dropout
+        return load_encoder(path, pooling=part.pooling, normalize=part.normalize, layers=layers, dropout=dropout)
 
     @cached_property
     def starting_model(self) -> Model:
         """The same, to encode with."""
-        config = self.settings
-        inputs = {
-            "weights": self.model.fingerprint,
-            **config.model_dump(include={"layers"}),
-            "normalize": self.normalize,
-            "pooling": self.pooling,
-        }
-        return Model(self.model.path, fingerprint(inputs), self.pooling, self.normalize, config.layers)
+        queries = _Part(self.model, self.settings.layers, self.pooling, self.normalize).as_model
+        return replace(queries, documents=self._documents.as_model) if self._documents else queries
 
     def trial(self, run: RunSpec) -> Stage:
         """Where a run lives in the store: named by everything that its result depends on."""
@@ -626,6 +679,7 @@ class Workspace:
     @cached_property
     def encoder_inputs(self) -> Mapping[str, Any]:
         """What the untrained encoder's vectors depend on."""
+        documents = self._documents
         return {
             "weights": self.model.fingerprint,
             "tokenizer": self.model.tokenizer_fingerprint,
@@ -633,4 +687,59 @@ class Workspace:
             "normalize": self.normalize,
             "pooling": self.pooling,
             **({"lora": lora.model_dump()} if (lora := self.settings.lora) else {}),
+            **({"documents": documents.identity} if documents else {}),
         }
+
+
+class Student(Workspace):
+    """A workspace with the encoder and the seed of a run; all that runs have in common is that of `base`, which has the
+    experiment's own.
+    """
+
+    def __init__(self, base: Workspace, settings: StudentSettings, seed: int) -> None:
+        super().__init__(base.experiment, base.connect, base.on_shard)
+        self.store, self.learns, self.settings, self._base = base.store, base.learns, settings, base
+        self.seed = seed
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The test collection."""
+        return self._base.collection
+
+    @property
+    def collected(self) -> bool:
+        """Whether there is nothing to generate before the collection is there."""
+        return self._base.collected
+
+    @cached_property
+    def split(self) -> tuple[Qrels, Qrels]:
+        """The training judgments in two parts."""
+        return self._base.split
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Where the negatives of the training queries come from."""
+        return self._base.sources
+
+    @cached_property
+    def teaching(self) -> Teaching | None:
+        """What the recipes learn from beside the collection."""
+        return self._base.teaching
+
+    @cached_property
+    def generation(self) -> Generation:
+        """What makes queries."""
+        return self._base.generation
+
+    @cached_property
+    def pool(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Rows of the documents that validation queries are searched in."""
+        return self._base.pool
+
+    def student(self, settings: StudentSettings, seed: int | None = None) -> Workspace:
+        """The same with another encoder to train, or another seed."""
+        return self._base.student(settings, seed)
+
+    def learning_from(self, queries: str) -> Workspace:
+        """The same, learning from other queries."""
+        return self._base.learning_from(queries).student(self.settings, self.seed)

@@ -46,7 +46,9 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, taught, students, generated, varied = [text for language, text in BLOCKS if language == "yaml"]
+    written, negatives, taught, students, towers, generated, varied = [
+        block for language, block in BLOCKS if language == "yaml"
+    ]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
     quickstart = load(tmp_path / "x.yaml")
     assert quickstart == load("experiments/quickstart.yaml")
@@ -60,6 +62,11 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     trained = load(other)
     assert trained.teaching_row == trained.recipes[0]
     assert [trained.encoder_for(row).inherits for row in trained.recipes] == [False, False, True, False]
+    other.write_text(re.sub(r"^(encoder|recipes):.*\n(  .*\n)+", "", written, flags=re.M) + towers, encoding="utf-8")
+    frozen = load(other)
+    assert frozen.encoder_for(frozen.recipes[0]).inherits
+    assert frozen.teacher
+    assert frozen.teacher.encoder == frozen.encoder
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", generated, written, flags=re.M), encoding="utf-8")
     made = load(other)
     assert [made.training_for(row).queries for row in made.recipes] == ["judged", "both", "generated"]

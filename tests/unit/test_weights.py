@@ -27,7 +27,7 @@ from orchestrator.encoder import (
     save_towers,
 )
 from orchestrator.encoding import Encoding, pad
-from orchestrator.weights import Packaged, keep, locate
+from orchestrator.weights import Packaged, keep, locate, one_encoder
 
 HUB_ID = "made-up/tiny-encoder"
 MEND = "Give a folder saved by transformers or sentence-transformers (config.json, model.safetensors, tokenizer.json)."
@@ -93,7 +93,13 @@ def test_folders_that_lack_something(folder: Path, missing: str, text: str) -> N
     assert refusal(folder) == f'encoder.model: "{folder}" {text}. {MEND}'
 
 
-def test_a_model_of_two_towers_is_refused_and_each_of_them_is_a_model(
+def refusal_of_two(folder: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        one_encoder(locate(str(folder)), str(folder))
+    return str(refused.value)
+
+
+def test_each_of_two_towers_is_a_model_where_one_encoder_is_asked_for(
     saved: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     from sentence_transformers import SentenceTransformer
@@ -105,7 +111,7 @@ def test_a_model_of_two_towers_is_refused_and_each_of_them_is_a_model(
     save_towers(Tower(query, saved, 24), Tower(document, saved, 24), folder)
     places = [folder / tower for tower in (QUERY_TOWER, DOCUMENT_TOWER)]
     told = f'"{folder}" is a model of two towers, and what is asked for is one encoder'
-    assert refusal(folder) == f'encoder.model: {told}. Name one of them: "{places[0]}" or "{places[1]}".'
+    assert refusal_of_two(folder) == f'encoder.model: {told}. Name one of them: "{places[0]}" or "{places[1]}".'
     both = SentenceTransformer(str(folder), device="cpu")
     texts = ["the fox", "a dog"]
     ids = [both.tokenizer(text)["input_ids"] for text in texts]
@@ -127,7 +133,7 @@ def test_towers_with_their_pooling_elsewhere_are_not_offered_alone(saved: Path, 
     towers = [[models.Transformer(str(saved)), models.Pooling(32, pooling_mode="cls")] for _ in "qd"]
     router = models.Router.for_query_document(*towers)
     SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "theirs"))
-    told = refusal(tmp_path / "theirs")
+    told = refusal_of_two(tmp_path / "theirs")
     assert told.endswith("and what is asked for is one encoder. Save one of them as a model of its own.")
 
 
@@ -175,6 +181,79 @@ def test_the_hubs_cache_comes_first_and_then_the_hub(saved: Path, tmp_path: Path
     assert (locate(HUB_ID).path, asked) == (saved, [True, False])
     asked = hub(cache=tmp_path, online=saved)  # a cache that holds a tokenizer, say, and no weights
     assert (locate(HUB_ID).path, asked) == (saved, [True, False])
+
+
+def test_two_towers_of_the_hub_come_with_the_folders_of_their_modules(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fnmatch
+
+    import huggingface_hub
+
+    encoder = load_encoder(saved, pooling="cls", normalize=False)
+    encoder.project(16, seed=1)
+    there, here = tmp_path / "there", tmp_path / "here"
+    save_towers(Tower(encoder, saved, 24), Tower(encoder, saved, 24), there)
+    (there / "checkpoint").mkdir()
+    (there / "checkpoint" / "model.safetensors").write_text("of no use")
+    here.mkdir()
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        files = [] if local_files_only else [file for file in there.rglob("*") if file.is_file()]
+        for file in (str(file.relative_to(there)) for file in files):
+            if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
+                (here / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(there / file, here / file)
+        return str(here)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    found, own = locate(HUB_ID), locate(str(there))
+    assert (found.fingerprint, found.of_documents.fingerprint) == (own.fingerprint, own.of_documents.fingerprint)
+    assert not (here / "checkpoint" / "model.safetensors").exists()
+    (here / DOCUMENT_TOWER / "model.safetensors").unlink()  # a cache that has not all of it is not taken for whole
+    assert locate(HUB_ID).of_documents.fingerprint == own.of_documents.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("modules", "told"),
+    [
+        ("Transformer SpladePooling", "Transformer, SpladePooling"),
+        ("CLIPModel", "CLIPModel"),
+        ("WordEmbeddings Pooling", "WordEmbeddings, Pooling"),
+        ("Transformer Pooling Normalize Dense", "Transformer, Pooling, Normalize, Dense"),
+    ],
+)
+def test_modules_that_are_not_read(folder: Path, modules: str, told: str) -> None:
+    listed = [{"path": "", "type": f"sentence_transformers.models.{each}"} for each in modules.split()]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    assert refusal(folder) == (
+        f'encoder.model: "{folder}" is made of {told}, which cannot be read here. '
+        "Take one of Transformer, Pooling, Dense and Normalize, in this order."
+    )
+
+
+def test_several_linear_layers_behind_the_pooling_are_refused(saved: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(saved, pooling="mean", normalize=False)
+    encoder.project(16, seed=1)
+    save_encoder(encoder, tmp_path / "two", tokenizer=saved, max_tokens=24)
+    shutil.copytree(tmp_path / "two" / "2_Dense", tmp_path / "two" / "3_Dense")
+    with pytest.raises(UserError, match="several linear layers come after its pooling"):
+        load_encoder(tmp_path / "two", pooling="mean", normalize=False)
+
+
+def test_a_model_with_its_transformer_in_a_folder_of_its_own(saved: Path, tmp_path: Path) -> None:
+    """As sentence-transformers saved it before it had a version 2."""
+    folder = tmp_path / "old"
+    shutil.copytree(saved, folder / "0_Transformer")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    listed = [{"path": "0_Transformer", "type": "models.Transformer"}, {"path": "1_Pooling", "type": "models.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    kept = keep(locate(str(folder)), Store(tmp_path / "store"))
+    assert own_pooling(kept.path) == "cls"
+    state = load_encoder(saved, pooling="cls", normalize=True).state_dict()
+    again = load_encoder(kept.path, pooling="cls", normalize=True).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in again.items())
 
 
 def test_a_hub_that_cannot_be_reached(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
