@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import losses
-from data import Inspection, PooledNegatives, Qrels, Stage, UserError, fingerprint, inspect
+from data import Inspection, PooledNegatives, Qrels, UserError, fingerprint, inspect
 from data.collection import GENERATED
 from data.store import Json, manifest
 from orchestrator import cluster, interrupt, recipes, report
@@ -26,15 +26,15 @@ from orchestrator.evaluation import Evaluated, evaluate_all, teacher, trained, u
 from orchestrator.journal import Entry
 from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.report import wording
-from orchestrator.runs import RunSpec, runs_of
+from orchestrator.runs import RunSpec, first_run, most_runs, run_at
+from orchestrator.searches import chosen_on_the_way, search_stage, started_runs, trials_of, winner_of
 from orchestrator.significance import differences
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
-from orchestrator.tuning import run_all, trials_of, winner_of
+from orchestrator.tuning import run_all
 from orchestrator.watch import Watch
 from orchestrator.workspace import MODEL, Workspace
 
-SEARCH_VERSION = 1
 SHOWN = 5  # generated queries
 log = logging.getLogger(__name__)
 
@@ -178,8 +178,8 @@ class Job:
 
     def _batches(self, row: RecipeSettings) -> str:
         """What the batches of a row are made of, in words."""
-        settings, workers = self.experiment.training_for(row), self.experiment.scaling.workers
-        run = runs_of(self.experiment, row)[0]
+        run, workers = first_run(self.experiment, row), self.experiment.scaling.workers
+        settings = run.training
         workspace = self.workspace.for_run(run)
         plan = workspace.plan(settings)
         B, K = round(plan.examples_before(plan.total_steps) / plan.total_steps), plan.negatives.per_query
@@ -204,22 +204,20 @@ class Job:
     def train(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> dict[str, tuple[Trial, ...]]:
         """Train the wanted rows, all their trials; row → its trials."""
         rows = [row for row in self.experiment.recipes if wanted(row)]
-        runs = {row.name: runs_of(self.experiment, row) for row in rows}
-        pending = [row for row in rows if not self._searched(row)]
+        pending = [row for row in rows if not search_stage(self.workspace, row).done]
         for row in rows:
             if row not in pending:
-                self.display.line(f"{row.name}: {len(runs[row.name])} trial(s) reused")
+                self.display.line(f"{row.name}: {len(started_runs(self.workspace, row))} trial(s) reused")
         if pending:
-            self._run([run for row in pending for run in runs[row.name]])
-        return {row.name: self._finished(row, runs[row.name]) for row in rows}
+            self._run(pending)
+        return {row.name: self._finished(row) for row in rows}
 
-    def _run(self, runs: list[RunSpec]) -> None:
-        stages = [self.workspace.trial(run) for run in runs]
-        plans = {run.name: self.workspace.for_run(run).plan(run.training) for run in runs}
-        steps = {name: plan.total_steps for name, plan in plans.items()}
+    def _run(self, rows: list[RecipeSettings]) -> None:
+        steps: dict[str, int] = {}
         comparison = self.fingerprint, self.experiment.name
+        most = sum(most_runs(row) for row in rows)
         self._connect()
-        self.display.line(f"training {len(runs)} run(s)")
+        self.display.line(f"training {'at most ' if any(map(chosen_on_the_way, rows)) else ''}{most} run(s)")
 
         def on_entries(run: RunSpec, entries: list[Entry]) -> None:
             for entry in entries:
@@ -228,30 +226,26 @@ class Job:
 
         self.tracker.import_mlflow()
         try:
-            with Watch(list(zip(runs, stages, strict=True)), on_entries):
-                run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
+            with Watch([], on_entries) as watch:
+
+                def on_start(run: RunSpec) -> None:
+                    steps[run.name] = self.workspace.for_run(run).plan(run.training).total_steps
+                    watch.add(run, self.workspace.trial(run))
+
+                counting = self.display.counting(most)
+                run_all(self.workspace, rows, self.size, self.available, on_start, counting)
         finally:
             self.tracker.deliver(comparison)
         interrupt.check()
 
-    def _searched(self, row: RecipeSettings) -> bool:
-        return self.search_stage(row, runs_of(self.experiment, row)).done
+    def _finished(self, row: RecipeSettings) -> tuple[Trial, ...]:
+        runs = started_runs(self.workspace, row)
 
-    def search_stage(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
-        """What the trials of a row came to, stopped ones included."""
-        inputs: dict[str, Json] = {
-            "trials": [self.workspace.trial(run).fingerprint for run in runs],
-            "names": [run.name for run in runs],
-            "tune": row.tune.model_dump() if row.tune else None,
-        }
-        return self.workspace.store.stage("searches", SEARCH_VERSION, inputs)
-
-    def _finished(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> tuple[Trial, ...]:
         def write(partial: Path) -> None:
             trials = [to_json(trial) for trial in trials_of(self.workspace, runs)]
             (partial / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
 
-        folder = self.search_stage(row, runs).build(write)
+        folder = search_stage(self.workspace, row).build(write)
         values = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
         models = [str(self.workspace.trial(run).path / MODEL) for run in runs]  # where the store is now
         trials = [trial_from_json(value) for value in values]
@@ -265,8 +259,7 @@ class Job:
         if self.experiment.teacher and self.experiment.teacher.encoder and self.workspace.teaching:
             vectors[TEACHER] = teacher(self.workspace)
         for row in self.experiment.recipes:
-            winner = winner_of(trials[row.name])
-            run = next(run for run in runs_of(self.experiment, row) if run.name == winner.name)
+            run = run_at(self.experiment, row, winner_of(trials[row.name]).parameters)
             vectors[row.name] = trained(self.workspace, run)
         return evaluate_all(self.workspace, vectors)
 
@@ -286,9 +279,7 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """What the comparison is known by: everything that its numbers depend on."""
-        searches: list[Json] = [
-            self.search_stage(row, runs_of(self.experiment, row)).fingerprint for row in self.experiment.recipes
-        ]
+        searches: list[Json] = [search_stage(self.workspace, row).fingerprint for row in self.experiment.recipes]
         test = self.workspace.collection.parts[f"qrels/{self.experiment.collection.test_split}"]
         evaluation = self.experiment.evaluation.model_dump()
         return fingerprint({"name": self.experiment.name, "searches": searches, "test": test, "evaluation": evaluation})
@@ -313,7 +304,7 @@ class Job:
                     measures=value.measures,
                     per_query=value.per_query,
                     index=value.figures,
-                    taught=bool(runs_of(experiment, row)[0].teacher_needs),
+                    taught=bool(first_run(experiment, row).teacher_needs),
                     queries=experiment.training_for(row).queries,
                     encoder=value.encoder,
                 )

@@ -360,7 +360,8 @@ def test_an_empty_section_is_not_its_defaults():
         ("{recipe: arm-adaptive, losses: {}}",
          '13: recipes.2.losses: "losses" is not a key here. Did you mean "loss"?'),
         ("{recipe: arm-adaptive, tune: {}}",
-         '13: recipes.2.tune: arm-adaptive is parameter-free: there is nothing to tune. Remove "tune".'),
+         '13: recipes.2.tune: arm-adaptive is parameter-free: there is nothing to tune. '
+         'Remove "tune", or search how it is trained: tune: {training: [learning_rate]}.'),
         ("{recipe: arm-adaptive, loss: {eror: l1}}",
          '13: recipes.2.loss: the loss "margin" has no parameter "eror"; did you mean "error"?'),
         ("{recipe: arm-adaptive, loss: {error: huber}}",
@@ -387,7 +388,8 @@ def test_an_empty_section_is_not_its_defaults():
         ("{recipe: triplet, loss: {margin: 0.2}, tune: {}}",
          '13: recipes.2.loss.margin: is fixed here and tuned in the same row. Remove it, or "tune".'),
         ("{recipe: triplet, tune: {space: {temperature: [0.1]}}}",
-         '13: recipes.2.tune.space.temperature: "temperature" is not a knob of triplet. Its knobs: margin.'),
+         '13: recipes.2.tune.space.temperature: "temperature" is not a knob of triplet. '
+         'Its knobs: margin, training.learning_rate, training.batch_size.'),
         ("{recipe: triplet, tune: {space: {margni: [0.1]}}}",
          '13: recipes.2.tune.space.margni: "margni" is not a knob of triplet. Did you mean "margin"?'),
         ("{recipe: triplet, tune: {space: {margin: []}}}",

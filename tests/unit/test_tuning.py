@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment
 from orchestrator.records import Trial
-from orchestrator.tuning import concurrency, winner_of
+from orchestrator.searches import winner_of
+from orchestrator.tuning import concurrency
 
 
 def experiment(workers: int) -> Experiment:
