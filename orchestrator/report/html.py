@@ -106,18 +106,22 @@ def _trials(comparison: Comparison) -> list[Figure]:
             drawing = plots.knob_trials(comparison, result, knob)
             if drawing is not None:
                 tried = "; ".join(
-                    f"{wording.knob(trial.parameters[knob])}: {trial.validation:.4f}"
+                    f"{wording.knob(trial.parameters[knob])}: "
+                    + (f"failed, {trial.reason}" if trial.state == "failed" else f"{trial.validation:.4f}")
                     + (", stopped early" if trial.state == "stopped" else "")
                     for trial in result.trials
                     if knob in trial.parameters
                 )
                 label = f"Trials of {result.name}, {knob} against validation nDCG@10: {tried}"
-                stopped = any(trial.state == "stopped" for trial in result.trials)
-                caption = (
-                    "Crosses were stopped early and show their last score."
-                    if stopped
-                    else "Every trial ran to its end."
-                )
+                states = [trial.state for trial in result.trials]
+                said = []
+                if "stopped" in states:
+                    said.append("Crosses were stopped early and show their last score.")
+                if failed := states.count("failed"):
+                    said.append(
+                        f"{failed} of {len(states)} trials failed, and {'has' if failed == 1 else 'have'} none."
+                    )
+                caption = " ".join(said) or "Every trial ran to its end."
                 figures.append(Figure(f"{result.name}: {knob}", drawing, label, caption))
     return figures
 

@@ -32,7 +32,7 @@ def page(comparison: Comparison) -> str:
         body.append(
             [
                 _escape(row.label),
-                "none" if row.kind == "parameter-free" else _escape(wording.knobs(row)),
+                _escape(wording.knobs(row)),
                 wording.trials(row),
                 *[
                     _bold(f"{row.measures[name]:.4f}", row.name in best[name]) + (beaten if i == 0 else "")

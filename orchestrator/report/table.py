@@ -60,6 +60,7 @@ class Row:
     queries: str = "judged"
     letter: str = ""
     beats: str = ""
+    failed: int = 0
 
     @property
     def label(self) -> str:
@@ -68,7 +69,7 @@ class Row:
 
     @property
     def trials(self) -> int:
-        return self.finished + self.stopped
+        return self.finished + self.stopped + self.failed
 
     @property
     def kind(self) -> str:
@@ -154,6 +155,7 @@ def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None) -> Row:
         all_seconds=sum(cost.device_seconds for cost in (*own, *training)),
         finished=states.count("finished"),
         stopped=states.count("stopped"),
+        failed=states.count("failed"),
         devices=tuple(sorted({cost.device for cost in own})),
         teacher_seconds=sum(cost.device_seconds for cost in (*asked, *training)),
         generation_seconds=sum(cost.device_seconds for cost in own if cost.stage == "generation"),
