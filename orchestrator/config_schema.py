@@ -447,6 +447,10 @@ def _tried(value: object) -> tuple[float | str, ...] | RangeSettings:
     return _VALUES.validate_python(value)
 
 
+def _whole(value: float | str) -> Value:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class TuneSettings(Section):
     """The search over a recipe's knobs, and over those of training that are named.
 
@@ -485,7 +489,7 @@ class TuneSettings(Section):
             if isinstance(tried, RangeSettings):
                 found[knob] = Range(tried.low, tried.high, tried.log)
             elif knob == f"{PREFIX}batch_size":
-                found[knob] = tuple(value if isinstance(value, str) else int(value) for value in tried)
+                found[knob] = tuple(map(_whole, tried))
             else:
                 found[knob] = tried
         return found

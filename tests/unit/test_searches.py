@@ -1,5 +1,5 @@
-"""The search of a row, pinned: its trials in their order, the same after a kill and cut lines; budgets; what it is known
-by; what it says when all have failed.
+"""The search of a row, pinned: its trials in their order, the same after a kill and cut lines; budgets; what it is
+known by; what it says when all have failed.
 """
 
 from __future__ import annotations
