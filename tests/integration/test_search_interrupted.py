@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import tiny_flow
 from flow import Flow
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -35,29 +36,32 @@ def trials(flow: Flow) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.timeout(600)
-def test_killed_on_its_way(tmp_path: Path, fresh: Flow, prepared: Flow) -> None:
-    whole = prepared.run("train", *ROWS)
-    assert whole.status == 0, whole.errors
-    expected = trials(prepared)
+def test_killed_on_its_way(tmp_path: Path, tiny_collection: Path, tiny_model: Path) -> None:
+    whole, killed = (Flow(tmp_path / name) for name in ("whole", "killed"))
+    for flow in (whole, killed):
+        tiny_flow.write_experiment(flow.folder, tiny_collection, tiny_model)
+
+    ended = whole.run("tune", *ROWS)
+    assert ended.status == 0, ended.errors
+    expected = trials(whole)
     assert len(expected) == 7
     assert {state for _, state, *_ in expected} == {"finished", "stopped", "failed"}
-    (failed, *_), state, reason, curve = next(trial for trial in expected if trial[1] == "failed")
-    assert reason.startswith("the loss is nan at step")
+    assert all(reason.startswith("the loss is ") == (state == "failed") for _, state, reason, _ in expected)
 
-    def so_many(count: int) -> bool:
-        return len([*fresh.store.glob("trials/*.partial"), *fresh.store.glob("trials/*/trial.json")]) >= count
+    def started() -> int:
+        """How many trials of the one that is killed."""
+        return len([*killed.store.glob("trials/*.partial"), *killed.store.glob("trials/*/trial.json")])
 
-    killed = fresh.run("train", *ROWS, until=lambda: so_many(6), by=signal.SIGKILL)
-    assert killed.status == -signal.SIGKILL
-    assert not [*fresh.store.glob("searches/*/manifest.json")]
-    (points,) = fresh.store.glob("searches/*.partial/points.jsonl")
+    ended = killed.run("tune", *ROWS, until=lambda: started() >= 6, by=signal.SIGKILL)
+    assert ended.status == -signal.SIGKILL
+    assert not [*killed.store.glob("searches/*/manifest.json")]
+    (points,) = killed.store.glob("searches/*.partial/points.jsonl")
     before = points.read_text().splitlines()
     assert 6 <= len(before) <= 7
 
-    again = fresh.run("train", *ROWS)
-    assert again.status == 0, again.errors
-    assert trials(fresh) == expected
-    assert "failed: the loss is nan at step" in again.errors, "told again, and not trained again"
-    (points,) = fresh.store.glob("searches/*/points.jsonl")
+    ended = killed.run("tune", *ROWS)
+    assert ended.status == 0, ended.errors
+    assert trials(killed) == expected
+    assert "failed: the loss is " in ended.errors, "told again, and not trained again"
+    (points,) = killed.store.glob("searches/*/points.jsonl")
     assert points.read_text().splitlines()[: len(before)] == before
-    assert fresh.run("train", *ROWS).errors.count("7 trial(s) reused") == 1
