@@ -11,8 +11,9 @@ from tune_spaces.space import Knob, Range, Value, given_knob
 PREFIX = "training."  # of the parameters that are settings of training and not of a loss
 
 _RATES = (
-    "3e-4, 1e-4, 5e-5 and 3e-5 are those of compact BERTs (Turc et al. 2019, arXiv 1908.08962), 2e-5 is the least of "
-    "BERT's (arXiv 1810.04805); paper A's, 5e-5 over the batch size, are for another optimizer without a warm-up"
+    "3e-4, 1e-4, 5e-5 and 3e-5 are what google-research/bert tried for compact BERTs (Turc et al. 2019, arXiv "
+    "1908.08962), 2e-5 is the least of BERT's own (arXiv 1810.04805); those of arXiv 2407.21515, 5e-5 over the batch "
+    "size, are for another optimizer without a warm-up"
 )
 
 TRAINING: dict[str, Knob] = {
