@@ -209,3 +209,63 @@ def test_failed_trials_are_not_chosen_and_a_search_goes_on_without_them(make: Ma
     assert [trial.state for trial in trials] == ["finished", "failed", "finished"], "the patience ends it"
     assert winner_of(trials).parameters == {"temperature": 0.1}
     assert search.failure() is None
+
+
+def test_what_tune_is_given_and_told(make: Make, tmp_path: Path) -> None:
+    """Trial by trial, as Ray calls it; the process of the second was ended for memory, that of the third was lost."""
+    from ray.exceptions import OutOfMemoryError
+    from ray.tune.search import Searcher
+
+    from orchestrator import tuning
+
+    workspace = make({"space": {"temperature": [0.1, 0.05, 0.2, 0.3]}})
+    started: list[RunSpec] = []
+    over: list[Trial] = []
+    searcher = tuning._searcher(workspace, [search_of(workspace)], started.append, over.append)
+    scheduler = tuning._scheduler(workspace.experiment, searcher)
+
+    def loses(trial_id: str, error: Exception) -> None:
+        """As a trial of Tune that was tried again, and is given up."""
+        file = tmp_path / trial_id
+        file.write_text(f"Failure # 1 (occurred at noon)\nnode lost\nFailure # 2 (occurred at one)\n{error}\n")
+        config = {"row": "infonce"}
+        trial = type("Trial", (), {"trial_id": trial_id, "error_file": str(file), "config": config})
+        scheduler.on_trial_error(None, trial)
+        searcher.on_trial_complete(trial_id, error=True)
+
+    assert searcher.suggest("a") == {"row": "infonce", "number": 0, "point": '{"temperature": 0.1}'}
+    finish(workspace, started[0], 0.7)
+    searcher.on_trial_complete("a", result={})
+    assert searcher.suggest("b")["number"] == 1
+    loses("b", OutOfMemoryError("Task was killed due to the node running low on memory."))
+    assert [(trial.name, trial.state, trial.reason) for trial in over] == [
+        ("infonce temperature=0.1", "finished", ""),
+        ("infonce temperature=0.05", "failed", "out of memory"),
+    ]
+    assert searcher.out_of_memory == {("infonce", 1)}
+    assert searcher.suggest("c")["number"] == 2
+    loses("c", RuntimeError("a bug"))
+    assert searcher.suggest("d") == Searcher.FINISHED, "there is no sense in others: the driver is going to raise it"
+    assert len(over) == 2
+
+
+def test_a_row_that_fails_altogether_ends_everything(make: Make) -> None:
+    from ray.tune.search import Searcher
+
+    from orchestrator import tuning
+
+    workspace = make(None, "arm-adaptive")
+    started: list[RunSpec] = []
+    both = [search_of(workspace), search_of(workspace)]
+    searcher = tuning._searcher(workspace, both, started.append, lambda trial: None)
+    stopper = tuning._stopper(searcher)
+    assert searcher.suggest("a")
+    fail(workspace.trial(started[0]), Failure("the loss is nan at step 2", "training.learning_rate", "Lower it."))
+    assert stopper("a", {"failed": True}), "this trial"
+    assert not stopper.stop_all()
+    searcher.on_trial_complete("a", result={"failed": True})
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert stopper.stop_all()
+    assert str(searcher.failure).startswith(
+        "training.learning_rate: arm-adaptive: the loss is nan at step 2. Lower it."
+    )
