@@ -20,6 +20,7 @@ from orchestrator.cli_output import AsJson, Exit, print_json
 if TYPE_CHECKING:
     from orchestrator.compare import Job
     from orchestrator.config import Experiment
+    from tune_spaces import Knob
 
 app = typer.Typer(
     name="stillhouse",
@@ -308,7 +309,9 @@ def losses(as_json: AsJson = False) -> None:
 def recipes(as_json: AsJson = False) -> None:
     """Print the recipes: loss, needs, what is searched, and the paper."""
     from orchestrator.recipes import RECIPES
+    from tune_spaces import TRAINING
 
+    of_training = tuple(TRAINING.values())
     if as_json:
         print_json(
             [
@@ -318,6 +321,12 @@ def recipes(as_json: AsJson = False) -> None:
                     "parameters": dict(r.parameters),
                     "needs": sorted(r.needs),
                     "knobs": {k.parameter: list(k.values) for k in r.tune_space.knobs} if r.tune_space else {},
+                    "ranges": {
+                        k.parameter: {"low": k.range.low, "high": k.range.high, "log": k.range.log}
+                        for k in (*(r.tune_space.knobs if r.tune_space else ()), *of_training)
+                        if k.range
+                    },
+                    "training": {k.parameter: list(k.values) for k in of_training},
                     "paper": r.paper,
                 }
                 for r in RECIPES.values()
@@ -326,7 +335,7 @@ def recipes(as_json: AsJson = False) -> None:
         return
     for r in RECIPES.values():
         knobs = (
-            "; ".join(f"{k.parameter} in {', '.join(map(str, k.values))} ({k.source})" for k in r.tune_space.knobs)
+            "; ".join(map(_knob, r.tune_space.knobs))
             if r.tune_space
             else "those of its terms that the row names"
             if r.open
@@ -334,6 +343,18 @@ def recipes(as_json: AsJson = False) -> None:
         )
         loss = f"{r.loss}({', '.join(f'{k}={v!r}' for k, v in r.parameters.items())})"
         _block(r.name, r.summary, loss=loss, knobs=knobs, needs=_words(r.needs), paper=r.paper)
+    names = ", ".join(TRAINING)
+    summary = f"Knobs of every recipe, searched where its row says so: tune: {{training: [{names}]}}"
+    _block("training", summary, **{name: _knob(knob) for name, knob in TRAINING.items()})
+
+
+def _knob(knob: Knob) -> str:
+    """What a grid tries and what is drawn from, with the sources."""
+    said = f"{knob.parameter} in {', '.join(map(str, knob.values))} ({knob.source})"
+    if knob.range is None:
+        return said
+    log = ", log" if knob.range.log else ""
+    return f"{said} or drawn from {knob.range.low:g} to {knob.range.high:g}{log} ({knob.range.source})"
 
 
 def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -> None:
@@ -411,7 +432,8 @@ def _refuse_study(experiment: Experiment) -> None:
 def _show_trials(trials: dict[str, Any]) -> None:
     for row in trials.values():
         for trial in sorted(row, key=lambda trial: -trial.validation):
-            typer.echo(f"{trial.name}  validation nDCG@10 {trial.validation:.4f}  {trial.state}")
+            why = f": {trial.reason}" if trial.reason else ""
+            typer.echo(f"{trial.name}  validation nDCG@10 {trial.validation:.4f}  {trial.state}{why}")
 
 
 def _block(name: str, summary: str, **facts: str) -> None:

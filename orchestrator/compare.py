@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import losses
-from data import Inspection, PooledNegatives, Qrels, Stage, UserError, fingerprint, inspect
+from data import Inspection, PooledNegatives, Qrels, UserError, fingerprint, inspect
 from data.collection import GENERATED
 from data.store import Json, manifest
 from orchestrator import cluster, interrupt, recipes, report
@@ -29,15 +29,15 @@ from orchestrator.families import families
 from orchestrator.journal import Entry
 from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Seeded, Trial, to_json, trial_from_json
 from orchestrator.report import wins, wording
-from orchestrator.runs import RunSpec, runs_of
+from orchestrator.runs import RunSpec, first_run, most_runs, run_at
+from orchestrator.searches import chosen_on_the_way, search_stage, started_runs, trials_of, winner_of
 from orchestrator.significance import differences
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
-from orchestrator.tuning import run_all, trials_of, winner_of
+from orchestrator.tuning import run_all
 from orchestrator.watch import Watch
 from orchestrator.workspace import MODEL, Workspace
 
-SEARCH_VERSION = 1
 AT_SEED = "@"  # between the name of a row, which cannot have it, and a further seed
 SHOWN = 5  # generated queries
 log = logging.getLogger(__name__)
@@ -182,8 +182,8 @@ class Job:
 
     def _batches(self, row: RecipeSettings) -> str:
         """What the batches of a row are made of, in words."""
-        settings, workers = self.experiment.training_for(row), self.experiment.scaling.workers
-        run = runs_of(self.experiment, row)[0]
+        run, workers = first_run(self.experiment, row), self.experiment.scaling.workers
+        settings = run.training
         workspace = self.workspace.for_run(run)
         plan = workspace.plan(settings)
         B, K = round(plan.examples_before(plan.total_steps) / plan.total_steps), plan.negatives.per_query
@@ -208,22 +208,20 @@ class Job:
     def train(self, wanted: Callable[[RecipeSettings], bool] = lambda row: True) -> dict[str, tuple[Trial, ...]]:
         """Train the wanted rows, all their trials; row → its trials."""
         rows = [row for row in self.experiment.recipes if wanted(row)]
-        runs = {row.name: runs_of(self.experiment, row) for row in rows}
-        pending = [row for row in rows if not self._searched(row)]
+        pending = [row for row in rows if not search_stage(self.workspace, row).done]
         for row in rows:
             if row not in pending:
-                self.display.line(f"{row.name}: {len(runs[row.name])} trial(s) reused")
+                self.display.line(f"{row.name}: {len(started_runs(self.workspace, row))} trial(s) reused")
         if pending:
-            self._run([run for row in pending for run in runs[row.name]])
-        return {row.name: self._finished(row, runs[row.name]) for row in rows}
+            self._run(pending)
+        return {row.name: self._finished(row) for row in rows}
 
-    def _run(self, runs: list[RunSpec]) -> None:
-        stages = [self.workspace.trial(run) for run in runs]
-        plans = {run.name: self.workspace.for_run(run).plan(run.training) for run in runs}
-        steps = {name: plan.total_steps for name, plan in plans.items()}
+    def _run(self, rows: list[RecipeSettings], again: Sequence[RunSpec] = ()) -> None:
+        steps: dict[str, int] = {}
         comparison = self.fingerprint, self.experiment.name
+        most = sum(most_runs(row) for row in rows) + len(again)
         self._connect()
-        self.display.line(f"training {len(runs)} run(s)")
+        self.display.line(f"training {'at most ' if any(map(chosen_on_the_way, rows)) else ''}{most} run(s)")
 
         def on_entries(run: RunSpec, entries: list[Entry]) -> None:
             for entry in entries:
@@ -232,30 +230,26 @@ class Job:
 
         self.tracker.import_mlflow()
         try:
-            with Watch(list(zip(runs, stages, strict=True)), on_entries):
-                run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
+            with Watch([], on_entries) as watch:
+
+                def on_start(run: RunSpec) -> None:
+                    steps[run.name] = self.workspace.for_run(run).plan(run.training).total_steps
+                    watch.add(run, self.workspace.trial(run))
+
+                counting = self.display.counting(most)
+                run_all(self.workspace, rows, self.size, self.available, on_start, counting, again)
         finally:
             self.tracker.deliver(comparison)
         interrupt.check()
 
-    def _searched(self, row: RecipeSettings) -> bool:
-        return self.search_stage(row, runs_of(self.experiment, row)).done
+    def _finished(self, row: RecipeSettings) -> tuple[Trial, ...]:
+        runs = started_runs(self.workspace, row)
 
-    def search_stage(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> Stage:
-        """What the trials of a row came to, stopped ones included."""
-        inputs: dict[str, Json] = {
-            "trials": [self.workspace.trial(run).fingerprint for run in runs],
-            "names": [run.name for run in runs],
-            "tune": row.tune.model_dump() if row.tune else None,
-        }
-        return self.workspace.store.stage("searches", SEARCH_VERSION, inputs)
-
-    def _finished(self, row: RecipeSettings, runs: Sequence[RunSpec]) -> tuple[Trial, ...]:
         def write(partial: Path) -> None:
             trials = [to_json(trial) for trial in trials_of(self.workspace, runs)]
             (partial / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
 
-        folder = self.search_stage(row, runs).build(write)
+        folder = search_stage(self.workspace, row).build(write)
         values = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
         models = [str(self.workspace.trial(run).path / MODEL) for run in runs]  # where the store is now
         trials = [trial_from_json(value) for value in values]
@@ -274,14 +268,15 @@ class Job:
         if every:
             self.display.line(f"further seeds: {len(every) - len(pending)} of {len(every)} run(s) reused")
         if pending:
-            self._run(pending)
+            self._run([], pending)
         return {row: trials_of(self.workspace, again) for row, again in runs.items()}
 
     def _winners(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, RunSpec]:
         """Row → the run that validation chose."""
-        winners = {row.name: winner_of(trials[row.name]).name for row in self.experiment.recipes}
-        runs = {run.name: run for row in self.experiment.recipes for run in runs_of(self.experiment, row)}
-        return {row: runs[name] for row, name in winners.items()}
+        return {
+            row.name: run_at(self.experiment, row, winner_of(trials[row.name]).parameters)
+            for row in self.experiment.recipes
+        }
 
     def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, list[Evaluated]]:
         """The untrained encoder and each row's winner on the test split; of the winner one for each seed."""
@@ -314,9 +309,7 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """What the comparison is known by: everything that its numbers depend on."""
-        searches: list[Json] = [
-            self.search_stage(row, runs_of(self.experiment, row)).fingerprint for row in self.experiment.recipes
-        ]
+        searches: list[Json] = [search_stage(self.workspace, row).fingerprint for row in self.experiment.recipes]
         test = self.workspace.collection.parts[f"qrels/{self.experiment.collection.test_split}"]
         evaluation = self.experiment.evaluation.model_dump()
         inputs: dict[str, Json] = {"searches": searches, "test": test, "evaluation": evaluation}
@@ -355,7 +348,7 @@ class Job:
                     },
                     seeds=tuple(Seeded(seed, trial, each.measures) for seed, trial, each in seeded),
                     index=value.figures,
-                    taught=bool(runs_of(experiment, row)[0].teacher_needs),
+                    taught=bool(first_run(experiment, row).teacher_needs),
                     queries=experiment.training_for(row).queries,
                     encoder=value.encoder,
                     share=experiment.training_for(row).share,

@@ -11,6 +11,7 @@ from orchestrator.config_problems import Problem, nearest
 from orchestrator.config_schema import (
     Experiment,
     GenerationSettings,
+    RangeSettings,
     RecipeSettings,
     Scalar,
     Section,
@@ -20,7 +21,7 @@ from orchestrator.config_schema import (
 from orchestrator.config_source import KeyPath
 from orchestrator.recipes import Recipe
 from orchestrator.records import TEACHER
-from tune_spaces import TuneSpace
+from tune_spaces import PREFIX, TRAINING, TuneSpace, Value, training_knobs
 
 if TYPE_CHECKING:
     from losses import Loss
@@ -203,23 +204,54 @@ def _tuning(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
     tune, space = row.tune, recipe.tune_space
     if tune is None:
         return
-    if recipe.open and not tune.space:
+    of_training = [knob.parameter for knob in training_knobs(tune.training, tune.given)]
+    if recipe.open and not tune.space and not of_training:
         what = f"{recipe.name} has the knobs that its row names, and none is named"
         yield Problem((*here, "tune"), what, "Name one: tune: {space: {infonce.temperature: [0.02, 0.05]}}.")
-    if space is None and not recipe.open:
-        yield Problem((*here, "tune"), f"{recipe.name} is parameter-free: there is nothing to tune", 'Remove "tune".')
+    if space is None and not recipe.open and not of_training:
+        what = f"{recipe.name} is parameter-free: there is nothing to tune"
+        mend = 'Remove "tune", or search how it is trained: tune: {training: [learning_rate]}.'
+        yield Problem((*here, "tune"), what, mend)
         return
-    for knob in tune.space:
-        if space is not None and knob not in space.parameters:
-            mend = nearest(knob, space.parameters, "Its knobs")
-            yield Problem((*here, "tune", "space", knob), f'"{knob}" is not a knob of {recipe.name}', mend)
-    for knob in tune.space if space is None else space.parameters:
-        if knob in row.loss:
+    known = [*(space.parameters if space else ()), *(knob.parameter for knob in TRAINING.values())]
+    for knob, tried in tune.space.items():
+        path = (*here, "tune", "space", knob)
+        if knob not in known and (not recipe.open or knob.startswith(PREFIX)):
+            yield Problem(path, f'"{knob}" is not a knob of {recipe.name}', nearest(knob, known, "Its knobs"))
+        else:
+            yield from _values(path, knob, tried, tune.drawn)
+    for knob in [*(space.parameters if space else ()), *(tune.space if recipe.open else ())]:
+        if knob in row.loss and (knob in tune.space or not of_training):
             yield Problem((*here, "loss", knob), "is fixed here and tuned in the same row", 'Remove it, or "tune".')
+    for knob in of_training:
+        if (key := knob.removeprefix(PREFIX)) in row.training:
+            what = "is fixed here and tuned in the same row"
+            yield Problem((*here, "training", key), what, "Remove it, or the knob.")
     if tune.scheduler == "asha" and experiment.training_for(row).validations < 2:
         what = "asha compares runs on their way, and training.validations is 1"
         mend = "Set training.validations to 2 or more, or scheduler to null."
         yield Problem((*here, "tune", "scheduler"), what, mend)
+
+
+def _values(path: KeyPath, knob: str, tried: tuple[float | str, ...] | RangeSettings, drawn: bool) -> Iterator[Problem]:
+    """Whether a search takes the values or the range that are given for a knob, and training those of its own."""
+    size, rate = (knob == TRAINING[name].parameter for name in ("batch_size", "learning_rate"))
+    if isinstance(tried, RangeSettings):
+        if size:
+            yield Problem(path, "is a range, and the size of a batch is one of some values", "List them: [32, 64].")
+        elif not drawn:
+            yield Problem(path, "is a range, and a grid has values", "List them, or set tune.search to random or tpe.")
+        elif rate and tried.low <= 0:
+            yield Problem((*path, "low"), f"must be greater than 0, not {tried.low:g}")
+        return
+    for index, value in enumerate(tried):
+        here = (*path, index)
+        if size and not isinstance(value, str) and not value.is_integer():
+            yield Problem(here, f'must be a whole number, or such as "8192 tokens", not {value:g}')
+        elif not size and isinstance(value, str):
+            yield Problem(here, f"must be a number, not {shown(value)}")
+        elif (size or rate) and not isinstance(value, str) and value <= 0:
+            yield Problem(here, f"must be greater than 0, not {value:g}")
 
 
 def _losses(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: KeyPath) -> Iterator[Problem]:
@@ -227,12 +259,12 @@ def _losses(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
     import losses  # brings torch, which `--help` does without
 
     (description,) = (loss for loss in losses.describe() if loss.name == recipe.loss)
-    space = recipe.space_of(row.tune.space if row.tune else {}) or TuneSpace(recipe.name, ())
+    space = recipe.space_of(row.tune.given if row.tune else {}) or TuneSpace(recipe.name, ())
     for path, setting in _settings(space, row, {**recipe.parameters, **row.loss}, here):
         for knob in space.knobs:
             required = any(p.required for p in description.parameters if p.name == knob.parameter)
             if required and knob.parameter not in setting:
-                mend = f'Add "tune: {{}}" to search it, or "loss: {{{knob.parameter}: {knob.values[0]:g}}}" to fix it.'
+                mend = f'Add "tune: {{}}" to search it, or "loss: {{{knob.parameter}: {knob.first}}}" to fix it.'
                 yield Problem(here, f'{recipe.name} needs a value for its knob "{knob.parameter}"', mend)
                 return
         try:
@@ -251,17 +283,21 @@ def _losses(experiment: Experiment, row: RecipeSettings, recipe: Recipe, here: K
 def _settings(
     space: TuneSpace, row: RecipeSettings, parameters: Mapping[str, Scalar], here: KeyPath
 ) -> Iterator[tuple[KeyPath, dict[str, Scalar]]]:
-    """What the loss is built with, and the path that it was written at: each value of each knob beside the first
-    values of the others, or the one setting of a row that tunes nothing.
+    """What the loss is built with, and the path that it was written at: each value of each knob, or the ends of its
+    range, beside the first values of the others, or the one setting of a row that tunes nothing.
     """
     written = (*here, "loss") if row.loss else here
-    if row.tune is None:
+    knobs = [knob for knob in space.knobs if knob.parameter not in row.loss] if row.tune else []
+    if row.tune is None or not knobs:
         yield written, {**parameters}
         return
-    first = space.grid()[0]
-    for knob in space.knobs:
-        for index, value in enumerate(knob.values):
-            given = (*here, "tune", "space", knob.parameter, index) if knob.parameter in row.tune.space else written
+    first = {knob.parameter: knob.first for knob in knobs}
+    for knob in knobs:
+        tried: list[tuple[int | str, Value]] = list(enumerate(knob.values))
+        if knob.range and row.tune.drawn:
+            tried += [("low", knob.range.low), ("high", knob.range.high)]
+        for key, value in tried:
+            given = (*here, "tune", "space", knob.parameter, key) if knob.parameter in row.tune.space else written
             yield given, {**parameters, **first, knob.parameter: value}
 
 

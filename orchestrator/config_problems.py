@@ -79,7 +79,7 @@ def _keys(path: KeyPath) -> list[str]:
     """The keys of the section at a path."""
     section: type[Section] = Experiment
     for part in path:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in section.model_fields:  # others are keys of a mapping, such as knobs
             field = section.model_fields[part]
             section = next(_sections((field.annotation, *field.metadata)))
     return list(section.model_fields)

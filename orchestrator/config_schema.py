@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from data.pair_scores import Space
 from orchestrator.records import TEACHER, UNTRAINED
+from tune_spaces import PREFIX, Range, Value
 
 Scalar = str | int | float | bool | None
 T = TypeVar("T")
+DRAWN_TRIALS = 10  # of a search that draws, where the experiment does not say
 
 
 def refusal(what: str, mend: str | None = None) -> PydanticCustomError:
@@ -57,6 +69,10 @@ def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
     if twice is not None:
         raise refusal(f"has {twice} twice", "Remove one.")
     return _filled(values)
+
+
+def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
+    return _distinct(values) if values else values
 
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -398,13 +414,86 @@ class GenerationSettings(Section):
         return self.generator in ("seq2seq", "trained")
 
 
-class TuneSettings(Section):
-    """The search over a recipe's knobs. `space` replaces the values of the knobs it names."""
+class RangeSettings(Section):
+    """A range that values of a knob are drawn from; with `log`, orders of magnitude are equally likely."""
 
-    search: Literal["grid"] = "grid"
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> RangeSettings:
+        if self.low >= self.high:
+            raise refusal(f"must have a low that is less than its high, not {self.low:g} and {self.high:g}")
+        if self.log and self.low <= 0:
+            raise refusal(f"must begin above 0 to be logarithmic, not at {self.low:g}")
+        return self
+
+
+def _knob_value(value: object, as_number: Callable[[object], float]) -> float | str:
+    """A number, or the size of a batch in tokens, which is for `training.batch_size` alone."""
+    return str(_batch_size(value)) if isinstance(value, str) and value.endswith("tokens") else as_number(value)
+
+
+_VALUES = TypeAdapter(
+    Annotated[tuple[Annotated[float, WrapValidator(_knob_value)], ...], Field(strict=False), AfterValidator(_distinct)],
+    config=ConfigDict(strict=True, allow_inf_nan=False),
+)
+
+
+def _tried(value: object) -> tuple[float | str, ...] | RangeSettings:
+    """The values of a knob, or their range; pydantic adds the path to what is found."""
+    if isinstance(value, dict | RangeSettings):
+        return RangeSettings.model_validate(value)
+    return _VALUES.validate_python(value)
+
+
+def _whole(value: float | str) -> Value:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class TuneSettings(Section):
+    """The search over a recipe's knobs, and over those of training that are named.
+
+    `grid` tries every combination of the values, in their order; `random` and `tpe` (Bergstra et al. 2011, Optuna's)
+    draw `trials` points from the ranges, or from the values of what has none. `space` replaces the values or the range
+    of the knobs that it names; there a knob of training is `training.learning_rate`. No trial is started any more once
+    the row has had its `trials`, its trials have used `device_seconds`, or the last `patience` of them were no better.
+    """
+
+    search: Literal["grid", "random", "tpe"] = "grid"
     scheduler: Literal["asha"] | None = None
     reduction_factor: Annotated[int, Field(ge=2)] = 3  # asha goes on with one in so many
-    space: dict[str, Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_distinct)]] = {}
+    space: dict[str, Annotated[Any, PlainValidator(_tried), KeysOf(RangeSettings)]] = {}
+    training: Annotated[
+        tuple[Literal["learning_rate", "batch_size"], ...], Field(strict=False), AfterValidator(_each_once)
+    ] = ()
+    trials: Annotated[int, Field(gt=0)] | None = None  # None: the whole grid; 10 that are drawn
+    device_seconds: Annotated[float, Field(gt=0)] | None = None
+    patience: Annotated[int, Field(gt=0)] | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the points are drawn, and no grid."""
+        return self.search != "grid"
+
+    @property
+    def most_trials(self) -> int | None:
+        """How many trials there are at most; None where that is for the grid to say."""
+        return self.trials or (DRAWN_TRIALS if self.drawn else None)
+
+    @property
+    def given(self) -> dict[str, tuple[Value, ...] | Range]:
+        """The values and ranges of `space`; sizes of batches are whole numbers."""
+        found: dict[str, tuple[Value, ...] | Range] = {}
+        for knob, tried in self.space.items():
+            if isinstance(tried, RangeSettings):
+                found[knob] = Range(tried.low, tried.high, tried.log)
+            elif knob == f"{PREFIX}batch_size":
+                found[knob] = tuple(map(_whole, tried))
+            else:
+                found[knob] = tried
+        return found
 
 
 def _overrides(value: object) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 if TYPE_CHECKING:
     from orchestrator.journal import Entry
+    from orchestrator.records import Trial
     from orchestrator.runs import RunSpec
 
 SILENCE = 15.0  # seconds after which a job log gets a line
@@ -61,15 +62,17 @@ class Display:
             if done == total or (not self._live and done and done % max(1, total // 8) == 0):
                 self.line(f"{stage}: {done}/{total}")
 
-    def counting(self, total: int) -> Callable[[RunSpec], None]:
+    def counting(self, total: int) -> Callable[[Trial], None]:
         """A bar over all training runs; call the result when one of them is over."""
         over = 0
         self._bar("all runs", 0, total)
 
-        def one_is_over(run: RunSpec) -> None:
+        def one_is_over(trial: Trial) -> None:
             nonlocal over
             over += 1
-            self._remove(run.name)
+            self._remove(trial.name)
+            if trial.state == "failed":
+                self.line(f"train {trial.name}  failed: {trial.reason}")
             self._bar("all runs", over, total)
 
         return one_is_over

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,8 @@ from data import Stage, UserError
 from orchestrator.cluster import WorkerSize
 from orchestrator.group import Group
 from orchestrator.records import Progress
-from orchestrator.runs import RunSpec
 from orchestrator.trial import read_trial, run_trial
-from orchestrator.tuning import COORDINATOR_CPUS, prepare_process, refusal, score, worker_workspace
-from orchestrator.workspace import Opened
+from orchestrator.tuning import COORDINATOR_CPUS, Started, prepare_process, refusal, score, worker_workspace
 
 PLACEMENT = "placement-group"  # the file with the id of what a run's worker group holds
 LISTEN_SECONDS = 0.5
@@ -38,11 +35,9 @@ class DistributedTrial(tune.Trainable):  # type: ignore[misc]
     A worker that is lost ends the trial; Tune starts it again, and the run goes on from its newest checkpoint.
     """
 
-    def setup(
-        self, config: dict[str, Any], opened: Sequence[Opened], size: WorkerSize, runs: Sequence[RunSpec]
-    ) -> None:
+    def setup(self, config: dict[str, Any], started: Started, size: WorkerSize) -> None:
         """Start the workers, unless the run is finished."""
-        run, mine = runs[config["run"]], opened[config["run"]]
+        run, mine = started.of(config)
         self._stage = worker_workspace(mine).trial(run)
         self._ended: Future[None] = Future()
         self._seen = self._step = 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from data import Stage
 from orchestrator.compare import Job
 from orchestrator.config import Experiment, RecipeSettings
 from orchestrator.console import Display
-from orchestrator.runs import RunSpec, runs_of
+from orchestrator.runs import first_run, most_runs, standing_for
+from orchestrator.searches import chosen_on_the_way, search_stage, started_runs
 from orchestrator.tuning import concurrency
 
 DONE, BEGUN, OPEN = "done", "begun", "to do"
@@ -64,15 +65,15 @@ def describe(experiment: Experiment) -> list[Planned]:
             stages_of = each.teaching.stages if each.collected else None
             lines.append(Planned("teach", _state(stages_of), f"{each.teaching.in_words}{_FOR[each.learns]}"))
     for row in experiment.recipes:
-        runs = runs_of(experiment, row)
-        student = workspace.for_run(runs[0])
+        student = workspace.for_run(first_run(experiment, row))
         if not student.collected:
-            lines.append(Planned(f"train {row.name}", OPEN, _trials(runs, None, row)))
+            lines.append(Planned(f"train {row.name}", OPEN, _trials(row, set())))
             continue
-        stages = [workspace.trial(run) for run in runs]
-        steps = student.steps(experiment.training_for(row))
-        state = DONE if job.search_stage(row, runs).done else _state(stages)
-        lines.append(Planned(f"train {row.name}", state, _trials(runs, steps, row)))
+        steps = {student.steps(run.training) for run in standing_for(experiment, row)}
+        stages = [workspace.trial(run) for run in started_runs(workspace, row)]
+        search = search_stage(workspace, row)
+        state = DONE if search.done else BEGUN if search.partial.exists() else _state(stages) if stages else OPEN
+        lines.append(Planned(f"train {row.name}", state, _trials(row, steps)))
     if seeds := experiment.further_seeds:
         what = f"{len(seeds)} run(s) a row, of what validation chooses, with the seed(s) {', '.join(map(str, seeds))}"
         lines.append(Planned("train again", "", what))
@@ -93,10 +94,17 @@ def describe(experiment: Experiment) -> list[Planned]:
     return lines
 
 
-def _trials(runs: Sequence[RunSpec], steps: int | None, row: RecipeSettings) -> str:
-    early = " at most, bad ones ended early by ASHA" if row.tune and row.tune.scheduler else ""
-    trials = "1 trial" if len(runs) == 1 else f"{len(runs)} trials"
-    return f"{trials} of {steps} steps{early}" if steps else f"{trials}{early}"
+def _trials(row: RecipeSettings, steps: Collection[int | None]) -> str:
+    """How many trials there are, of how many steps, how they are chosen, and what may end them."""
+    tune, most = row.tune, most_runs(row)
+    trials = "1 trial" if most == 1 else f"{most} trials"
+    if chosen_on_the_way(row) and most > 1:
+        trials = f"at most {trials}"
+    if known := sorted({each for each in steps if each}):
+        trials += f" of {known[0]} steps" if len(known) == 1 else f" of {known[0]} to {known[-1]} steps"
+    early = " at most, bad ones ended early by ASHA" if tune and tune.scheduler else ""
+    drawn = f", drawn {'at random' if tune.search == 'random' else 'by TPE'}" if tune and tune.drawn else ""
+    return f"{trials}{early}{drawn}"
 
 
 def _state(stages: Sequence[Stage] | None) -> str:

@@ -1,10 +1,10 @@
 """The recipes: named ways to train, each a loss with its set-up and, where it has knobs, its tune space."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tune_spaces import GIVEN, SPACES, Knob, TuneSpace
+from tune_spaces import PREFIX, SPACES, Range, TuneSpace, Value, given_knob, training_knobs
 
 _ARM = "Gienapp et al. 2025, arXiv 2407.21515"
 _NEGATIVES = frozenset({"negatives"})
@@ -31,14 +31,26 @@ class Recipe:
 
     @property
     def parameter_free(self) -> bool:
-        """Whether there is nothing to search."""
+        """Whether its loss has nothing to search."""
         return self.tune_space is None and not self.open
 
-    def space_of(self, given: Mapping[str, Sequence[float]]) -> TuneSpace | None:
-        """What is searched where a row gives values for some knobs; None where there is nothing."""
+    def space_of(self, given: Mapping[str, Sequence[Value] | Range]) -> TuneSpace | None:
+        """The knobs of its loss where a row gives values or ranges for some; None where it has none."""
+        own = {name: values for name, values in given.items() if not name.startswith(PREFIX)}
         if self.open:
-            return TuneSpace(self.name, tuple(Knob(name, tuple(values), GIVEN) for name, values in given.items()))
-        return self.tune_space.with_values(given) if self.tune_space else None
+            return TuneSpace(self.name, tuple(given_knob(name, values) for name, values in own.items()))
+        return self.tune_space.with_values(own) if self.tune_space else None
+
+    def searched(
+        self,
+        given: Mapping[str, Sequence[Value] | Range],
+        training: Sequence[str] = (),
+        fixed: Collection[str] = (),
+    ) -> TuneSpace:
+        """What a search searches: the knobs of the loss that are not `fixed`, and those of training that it names."""
+        space = self.space_of(given)
+        own = tuple(knob for knob in space.knobs if knob.parameter not in fixed) if space else ()
+        return TuneSpace(self.name, (*own, *training_knobs(training, given)))
 
 
 RECIPES: dict[str, Recipe] = {

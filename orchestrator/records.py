@@ -49,8 +49,8 @@ class Progress:
 class Trial:
     """One training run of a recipe with one setting of its knobs.
 
-    `state` is "finished" or "stopped" (ended early by the scheduler). `validation` is the last validation score.
-    `model` is the folder of the trained encoder, None for a stopped trial.
+    `state` is "finished", "stopped" (ended early by the scheduler) or "failed" (diverged, or out of memory: `reason`).
+    `validation` is the last validation score. `model` is the folder of the trained encoder, None unless it is finished.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Trial:
     curve: tuple[Progress, ...]
     costs: tuple[Cost, ...]
     model: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from orchestrator.config_schema import TeacherSettings
 from orchestrator.embeddings import Model, VectorsByRow, VectorSet
 from orchestrator.encoder import Tower
 from orchestrator.records import TEACHER, Cost
-from orchestrator.runs import RunSpec, runs_of
+from orchestrator.runs import RunSpec, first_run, standing_for
 from orchestrator.scorer import Scorer
 from orchestrator.weights import ModelFolder
 
@@ -73,9 +73,9 @@ class Teaching:
 
     @property
     def _runs(self) -> list[RunSpec]:
-        """Those that learn from the queries of this workspace."""
+        """Those that learn from the queries of this workspace; of a search that draws, such as stand for all."""
         experiment, learned = self._workspace.experiment, self._workspace.learns
-        runs = [run for row in experiment.recipes for run in runs_of(experiment, row)]
+        runs = [run for row in experiment.recipes for run in standing_for(experiment, row)]
         return [run for run in runs if run.training.queries == learned]
 
     @cached_property
@@ -90,7 +90,7 @@ class Teaching:
         """The run that a row teaches with; None where the teacher is none of the rows."""
         experiment = self._workspace.experiment
         row = experiment.teaching_row if self._settings.row else None
-        return runs_of(experiment, row)[0] if row else None
+        return first_run(experiment, row) if row else None
 
     @property
     def ready(self) -> bool:

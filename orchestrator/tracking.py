@@ -30,6 +30,7 @@ RETRY_SECONDS = 60.0  # how long an unreachable server is left alone
 LIVE_SECONDS = 5.0  # between two deliveries of what running trials reported: a request each, whatever their pace
 BATCH = 900  # MLflow takes at most 1000 metrics at once
 PAGE = 1000  # runs that are asked for at once
+STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}  # of a trial's state
 
 Curve = list[Progress]
 
@@ -98,7 +99,7 @@ class Tracker:
                 if not trial_finished:
                     tags, values = _trial_tags(result, trial), _cost_metrics(trial.costs)
                     self._log(run, tags, params=trial.parameters, values=values, curve=trial.curve)
-                    self._client.set_terminated(run, "FINISHED" if trial.state == "finished" else "KILLED")
+                    self._client.set_terminated(run, STATUS[trial.state])
             if not child_finished:
                 self._log_row(child, comparison, result, runs[result.name])
         params = {"collection": comparison.collection, "encoder": comparison.encoder}
@@ -150,7 +151,7 @@ class Tracker:
         while True:
             found = self._client.search_runs([self._experiment_id], wanted, max_results=PAGE, page_token=page)
             for run in found:
-                finished = run.info.status in ("FINISHED", "KILLED")
+                finished = run.info.status in STATUS.values()
                 self._runs.setdefault(run.data.tags[FINGERPRINT], (run.info.run_id, finished))
             page = found.token
             if not page:
@@ -291,7 +292,8 @@ def _parts(metrics: list[Any]) -> Iterator[list[Any]]:
 
 
 def _trial_tags(result: Result, trial: Trial) -> dict[str, str]:
-    return {"stillhouse.kind": "trial", "stillhouse.recipe": result.recipe, "stillhouse.state": trial.state}
+    tags = {"stillhouse.kind": "trial", "stillhouse.recipe": result.recipe, "stillhouse.state": trial.state}
+    return {**tags, "stillhouse.reason": trial.reason} if trial.reason else tags
 
 
 def _parent_tags(comparison: Comparison) -> dict[str, str]:

@@ -25,6 +25,12 @@ from orchestrator.records import Cost, Progress
 Costs = tuple[Cost, ...]
 
 
+class DivergedError(UserError):
+    """The loss, or the validation, is no longer finite; `costs` are those up to there."""
+
+    costs: Costs = ()
+
+
 class Tokens(NamedTuple):
     """What a training worker reads: token ids of queries and documents, by row."""
 
@@ -131,7 +137,7 @@ def train(
         inherits: the documents' vectors are the teacher's, which `signals` has; queries alone are encoded.
 
     Raises:
-        UserError: the loss is no longer finite.
+        DivergedError: the loss, or the validation, is no longer finite.
     """
     budget = settings.activation_tokens
     learner = _BiEncoderLearner(plan, tokens, encoder, loss, encoding, budget, signals, refresh, inherits)
@@ -196,18 +202,12 @@ def fit(
         if at_validation or done % report_every == 0:
             mean_loss = float(torch.stack(losses).mean())  # waits for the device
             losses.clear()
-            if not math.isfinite(mean_loss):
-                raise UserError(
-                    f"the loss is {mean_loss} at step {done}",
-                    where="training.learning_rate",
-                    mend=f"Lower it ({settings.learning_rate}), or use precision: fp32.",
-                )
             meter.training_seconds += time.perf_counter() - began
-            score = None
-            if at_validation:
+            score, known = None, {"the loss": mean_loss}
+            if at_validation and math.isfinite(mean_loss):
                 began = time.perf_counter()
                 validated = validate(group)
-                score = validated.score
+                score = known["the validation"] = validated.score
                 meter.validation.include(validated.encoded)
                 meter.validation_seconds += time.perf_counter() - began
             point = Progress(
@@ -219,6 +219,15 @@ def fit(
                 diagnostics={name: float(value) for name, value in output.diagnostics.items()},
             )
             used = meter.of_all(group)
+            for what, value in known.items():
+                if not math.isfinite(value):
+                    diverged = DivergedError(
+                        f"{what} is {value} at step {done}",
+                        where="training.learning_rate",
+                        mend=f"Lower it ({settings.learning_rate}), or use precision: fp32.",
+                    )
+                    diverged.costs = used.costs(point, device.type, devices)
+                    raise diverged
             report(point, used.costs(point, device.type, devices) if at_validation else ())
             # Here and not between two points: the mean loss of the next point then has all its steps after a kill too.
             due = time.monotonic() - saved_at >= settings.checkpoint_seconds

@@ -2,28 +2,56 @@
 
 A run lives in a stage of the store. What it reports is appended to `journal.jsonl` first and passed on second. Run
 again, it passes on what the journal holds, goes on from its newest checkpoint, and does nothing if it is finished.
-So a search that was killed sees the same values in the same order when it is run again.
+So a search that was killed sees the same values in the same order when it is run again. A run that has failed
+(diverged, or out of memory) says so in its stage, and is not trained again.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from data import Stage
+import torch
+
+from data import Stage, UserError
+from data.store import TEMPORARY
 from orchestrator.checkpoints import Checkpoints, system_errors
 from orchestrator.encoder import BiEncoder, Tower, save_encoder, save_towers
 from orchestrator.group import Group
 from orchestrator.journal import JOURNAL, Entry, Journal
-from orchestrator.records import Progress, Trial, to_json, trial_from_json
+from orchestrator.records import Progress, Trial, costs_from_json, to_json, trial_from_json
 from orchestrator.refresh import Refresh
 from orchestrator.runs import RunSpec
-from orchestrator.training import Costs, train
+from orchestrator.training import Costs, DivergedError, train
 from orchestrator.workspace import MODEL, Workspace
 
 RECORD = "trial.json"
+FAILURE = "failure.json"  # in the partial stage of a run that has failed
+
+
+class Failure(NamedTuple):
+    """Why a run has failed, as a UserError says it, and what it had cost by then; None: as its journal says."""
+
+    reason: str
+    where: str
+    mend: str
+    costs: Costs | None = None
+
+
+class TrialFailedError(UserError):
+    """A run has diverged, or ran out of memory: the search goes on without it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _failed, (self.what, self.where, self.mend)
+
+
+def _failed(what: str, where: str | None, mend: str | None) -> TrialFailedError:
+    return TrialFailedError(what, where=where, mend=mend)
 
 
 def run_trial(
@@ -34,14 +62,21 @@ def run_trial(
     Args:
         report: called on every rank with each validated point, old ones first. It may raise to end the run early. The
             last point is reported when the trained encoder is in the store.
+
+    Raises:
+        TrialFailedError: the run has diverged or ran out of memory, now or before.
     """
     group, workspace = group or Group(), workspace.for_run(run)
     stage = workspace.trial(run)
     if not stage.done:
-        if group.rank == 0:
-            stage.build(lambda partial: _train(workspace, run, partial, report, group))
-        else:
-            _train(workspace, run, stage.partial, report, group)
+        known = failure_of(workspace, run)
+        failure = known or _attempt(workspace, run, stage, report, group)
+        if known:
+            for entry in Journal(stage.partial / JOURNAL).tail(0)[0]:
+                if entry.point.validation is not None:
+                    report(entry.point)
+        if failure:
+            raise TrialFailedError(failure.reason, where=failure.where, mend=failure.mend)
         group.wait()
         reported = read_trial(stage, run).curve[-1:]
     else:
@@ -49,6 +84,65 @@ def run_trial(
     for point in reported:
         if point.validation is not None:
             report(point)
+
+
+def _attempt(
+    workspace: Workspace, run: RunSpec, stage: Stage, report: Callable[[Progress], None], group: Group
+) -> Failure | None:
+    """Train; what the run failed of, if it did, is in its stage then."""
+    try:
+        if group.rank == 0:
+            stage.build(lambda partial: _train(workspace, run, partial, report, group))
+        else:
+            _train(workspace, run, stage.partial, report, group)
+        return None
+    except DivergedError as error:
+        failure = Failure(error.what, error.where or "", error.mend or "", error.costs)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = out_of_memory(run)
+    fail(stage, failure)
+    gc.collect()  # what the error held is no more; the process is used for the next trial
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return failure
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the device, or of the machine, was too small."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(run: RunSpec) -> Failure:
+    """The failure of a run that needs more memory than there is."""
+    budget = run.training.activation_tokens
+    mend = f"Lower it ({budget}), or training.batch_size, or take a device with more memory."
+    return Failure("out of memory", "training.activation_tokens", mend)
+
+
+def fail(stage: Stage, failure: Failure) -> None:
+    """Say in the stage of a run that it has failed; its checkpoints, which may be of diverged weights, are removed."""
+    stage.partial.mkdir(parents=True, exist_ok=True)
+    written = stage.partial / f"{FAILURE}.{os.getpid()}{TEMPORARY}"
+    costs = None if failure.costs is None else [to_json(cost) for cost in failure.costs]
+    with written.open("w", encoding="utf-8") as file:
+        json.dump({**failure._asdict(), "costs": costs}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    written.rename(stage.partial / FAILURE)
+    Checkpoints(stage.partial / "checkpoints").clear()
+    Refresh.clear(stage.partial)
+
+
+def failure_of(workspace: Workspace, run: RunSpec) -> Failure | None:
+    """Why a run has failed; None where it has not."""
+    file = workspace.trial(run).partial / FAILURE
+    if not file.is_file():
+        return None
+    value = json.loads(file.read_text(encoding="utf-8"))
+    costs = None if value["costs"] is None else costs_from_json(value["costs"])
+    return Failure(**{**value, "costs": costs})
 
 
 @system_errors()
@@ -118,6 +212,19 @@ def read_trial(stage: Stage, run: RunSpec) -> Trial:
     trial = trial_from_json(json.loads((stage.path / RECORD).read_text(encoding="utf-8")))
     model = str(stage.path / MODEL)
     return replace(trial, name=run.name, parameters=run.knobs, costs=_of(run, trial.costs), model=model)
+
+
+def trial_of(workspace: Workspace, run: RunSpec) -> Trial:
+    """What a run came to, or how far it has come, from the store."""
+    stage = workspace.trial(run)
+    if stage.done:
+        return read_trial(stage, run)
+    reached = record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
+    failure = failure_of(workspace, run)
+    if failure is None:
+        return reached
+    costs = reached.costs if failure.costs is None else _of(run, failure.costs)
+    return replace(reached, state="failed", reason=failure.reason, costs=costs)
 
 
 def record(run: RunSpec, entries: list[Entry], state: str) -> Trial:

@@ -1,4 +1,4 @@
-"""All training runs of a comparison as one Ray Tune experiment, each recipe with a scheduler of its own.
+"""All training runs of a comparison as one Ray Tune experiment, each row with a search and a scheduler of its own.
 
 A run with one worker trains in the trial's own process, and the process is used again for the next trial; with several
 workers the trial starts a Ray Train worker group. What a trial came to is in its stage of the store, not in Tune.
@@ -7,47 +7,81 @@ workers the trial starts a Ray Train worker group. What a trial came to is in it
 from __future__ import annotations
 
 import gc
+import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from data import UserError
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment, RecipeSettings
-from orchestrator.journal import JOURNAL, Journal
 from orchestrator.records import Progress, Trial
-from orchestrator.runs import RunSpec
-from orchestrator.trial import read_trial, record, run_trial
+from orchestrator.runs import RunSpec, first_run, run_at
+from orchestrator.searches import Again, RowSearch, Search
+from orchestrator.trial import TrialFailedError, fail, out_of_memory, run_trial
 from orchestrator.workspace import Opened, Workspace
 
 METRIC = "validation"
 TIME = "validations"
 COORDINATOR_CPUS = 0.1  # what a trial holds beside its worker group
+KILLED_FOR_MEMORY = ("low on memory", "OutOfMemoryError")  # what Ray says of a worker that it ended
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a trial of Tune makes its run of."""
+
+    experiment: Experiment
+    opened: Mapping[str, Opened]  # by row
+
+    def of(self, config: Mapping[str, Any]) -> tuple[RunSpec, Opened]:
+        """The run of a trial, and what its workspace is opened from."""
+        row = next(row for row in self.experiment.recipes if row.name == config["row"])
+        run, opened = run_at(self.experiment, row, json.loads(config["point"])), self.opened[row.name]
+        if "seed" not in config:
+            return run, opened
+        again = run.with_seed(config["seed"])
+        return again, replace(opened, seed=again.seed)
 
 
 def run_all(
     workspace: Workspace,
-    runs: Sequence[RunSpec],
+    rows: Sequence[RecipeSettings],
     size: WorkerSize,
     available: Resources,
-    on_over: Callable[[RunSpec], None] = lambda run: None,
+    on_start: Callable[[RunSpec], None] = lambda run: None,
+    on_over: Callable[[Trial], None] = lambda trial: None,
+    again: Sequence[RunSpec] = (),
 ) -> None:
-    """Train every run to its end, or until the scheduler of its recipe ends it early.
+    """Train every run of the rows to its end, or until the scheduler of its row ends it early, or it fails; and those
+    that are made `again` with further seeds, which nothing ends early.
 
     Trials run side by side as far as the resources go. One at a time (the case of a machine without GPUs, where a
-    trial gets all cores) they end in the same order every time, so that ASHA makes the same decisions every time;
-    side by side, which trials ASHA ends depends on which is first. `on_over` is called when a trial has ended.
+    trial gets all cores) they end in the same order every time, so that ASHA and TPE make the same decisions every
+    time; side by side, what these know is a matter of which trial is first. `on_over` is called when a trial has ended.
 
     Raises:
-        UserError: a run met what the user can mend.
+        UserError: a run met what the user can mend, or all trials of a row have failed.
     """
     from ray import tune
 
     experiment = workspace.experiment
     held = tune.PlacementGroupFactory([_held(experiment, size)])
-    opened = tuple(workspace.for_run(run).opened for run in runs)
-    arguments: dict[str, Any] = {"opened": opened, "size": size, "runs": tuple(runs)}
+    side_by_side = concurrency(experiment, size, available)
+    searches: list[Search] = [RowSearch(workspace, row, side_by_side > 1) for row in rows]
+    searches += [Again(workspace, again)] if again else []
+    searcher = _searcher(workspace, searches, on_start, on_over)
+    trained = {*(row.name for row in rows), *(run.row for run in again)}
+    opened = {
+        row.name: workspace.for_run(first_run(experiment, row)).opened
+        for row in experiment.recipes
+        if row.name in trained
+    }
+    arguments: dict[str, Any] = {"started": Started(experiment, opened), "size": size}
     if experiment.scaling.workers > 1:
         from orchestrator.distributed import DistributedTrial
 
@@ -57,12 +91,13 @@ def run_all(
     with tempfile.TemporaryDirectory(prefix="stillhouse-tune-") as scratch:
         results = tune.Tuner(
             tune.with_resources(trainable, held),
-            param_space={"run": tune.grid_search(list(range(len(runs))))},
             tune_config=tune.TuneConfig(
                 metric=METRIC,
                 mode="max",
-                scheduler=_scheduler(experiment, runs),
-                max_concurrent_trials=concurrency(experiment, size, available),
+                search_alg=searcher,
+                num_samples=-1,  # as many as the searches suggest
+                scheduler=_scheduler(experiment, searcher),
+                max_concurrent_trials=side_by_side,
                 reuse_actors=experiment.scaling.workers == 1,
             ),
             run_config=tune.RunConfig(
@@ -71,32 +106,17 @@ def run_all(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=2),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run keeps its own
-                stop=_refused(),
-                callbacks=[_ends(lambda run: on_over(runs[run]))],
+                stop=_stopper(searcher),
             ),
         ).fit()
     for result in results:
         if result.metrics and "what" in result.metrics:
             raise UserError(result.metrics["what"], where=result.metrics["where"], mend=result.metrics["mend"])
-    if results.errors:
-        raise results.errors[0]
-
-
-def trials_of(workspace: Workspace, runs: Sequence[RunSpec]) -> tuple[Trial, ...]:
-    """What the runs came to, from the store."""
-
-    def trial(run: RunSpec) -> Trial:
-        stage = workspace.trial(run)
-        if stage.done:
-            return read_trial(stage, run)
-        return record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
-
-    return tuple(trial(run) for run in runs)
-
-
-def winner_of(trials: Sequence[Trial]) -> Trial:
-    """The finished trial with the best last validation; the first of equals."""
-    return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.validation)
+    if searcher.failure:
+        raise searcher.failure
+    for result in results:
+        if result.error and (result.config["row"], result.config["number"]) not in searcher.out_of_memory:
+            raise result.error
 
 
 def concurrency(experiment: Experiment, size: WorkerSize, available: Resources) -> int:
@@ -122,11 +142,11 @@ def _named(trainable: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, A
     return trial
 
 
-def _trainable(config: dict[str, Any], opened: tuple[Opened, ...], size: WorkerSize, runs: tuple[RunSpec, ...]) -> None:
+def _trainable(config: dict[str, Any], started: Started, size: WorkerSize) -> None:
     """What a Tune trial runs."""
     from ray import tune
 
-    run, seen = runs[config["run"]], 0
+    seen = 0
 
     def report(point: Progress) -> None:
         nonlocal seen
@@ -134,8 +154,9 @@ def _trainable(config: dict[str, Any], opened: tuple[Opened, ...], size: WorkerS
         tune.report(score(point, seen))
 
     try:
+        run, opened = started.of(config)
         prepare_process(size)
-        run_trial(worker_workspace(opened[config["run"]]), run, report)
+        run_trial(worker_workspace(opened), run, report)
     except UserError as error:
         tune.report(refusal(error, seen))
 
@@ -146,8 +167,11 @@ def score(point: Progress, seen: int) -> dict[str, Any]:
 
 
 def refusal(error: UserError, seen: int) -> dict[str, Any]:
-    """What Tune is told of a run that met what the user can mend: raised, it would be tried again."""
-    return {METRIC: 0.0, TIME: seen, "what": error.what, "where": error.where, "mend": error.mend, "done": True}
+    """What Tune is told of a run that has failed, or met what the user can mend: raised, it would be tried again."""
+    over = {METRIC: 0.0, TIME: seen, "done": True}
+    if isinstance(error, TrialFailedError):
+        return {**over, "failed": True}
+    return {**over, "what": error.what, "where": error.where, "mend": error.mend}
 
 
 @lru_cache(maxsize=3)  # of the kinds of queries and the encoders that runs may have
@@ -164,8 +188,8 @@ def prepare_process(size: WorkerSize) -> None:
     gc.set_threshold(100_000, 50, 100)  # as in the driver (`cli.main`): transformers is about to be imported
 
 
-def _refused() -> Any:
-    """Ends everything at the first refusal: the driver is going to raise it."""
+def _stopper(searcher: Any) -> Any:
+    """Ends a trial that has failed, and everything at the first refusal: the driver is going to raise it."""
     from ray.tune import Stopper
 
     class Refused(Stopper):  # type: ignore[misc]
@@ -173,50 +197,84 @@ def _refused() -> Any:
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             self.refused = self.refused or "what" in result
-            return self.refused
+            return self.refused or "failed" in result
 
         def stop_all(self) -> bool:
-            return self.refused
+            return self.refused or searcher.failure is not None
 
     return Refused()
 
 
-def _ends(on_end: Callable[[int], None]) -> Any:
-    from ray.tune import Callback
+def _searcher(
+    workspace: Workspace,
+    searches: Sequence[Search],
+    on_start: Callable[[RunSpec], None],
+    on_over: Callable[[Trial], None],
+) -> Any:
+    """What tells Tune the next trial: the rows one after another, each as its own search has it."""
+    from ray.tune.search import Searcher
 
-    here = _Here(on_end)
+    class Rows(Searcher):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(metric=METRIC, mode="max")
+            self.started: dict[str, tuple[Search, RunSpec, int]] = {}  # by the trial's id
+            self.crashed: dict[str, str] = {}  # what Ray says of a trial whose process was lost for good
+            self.out_of_memory: set[tuple[str, int]] = set()
+            self.failure: UserError | None = None
+            self._rest = list(searches)
+            self._numbers: Counter[str] = Counter()
 
-    class Ends(Callback):  # type: ignore[misc]
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            here.call(trial.config["run"])
+        def suggest(self, trial_id: str) -> Any:
+            while self._rest and not self.failure:
+                search = self._rest[0]
+                run = search.next()
+                if run is None:
+                    self._rest.pop(0)
+                    self.failure = self.failure or search.failure()
+                    continue
+                number = self._numbers[run.row]
+                self._numbers[run.row] += 1
+                self.started[trial_id] = search, run, number
+                on_start(run)
+                config = {"row": run.row, "number": number, "point": json.dumps(run.knobs)}
+                return {**config, "seed": run.seed} if run.again else config
+            return Searcher.FINISHED
 
-    return Ends()
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            search, run, number = self.started[trial_id]
+            if error and any(said in self.crashed.get(trial_id, "") for said in KILLED_FOR_MEMORY):
+                fail(workspace.trial(run), out_of_memory(run))
+                self.out_of_memory.add((run.row, number))
+            elif error:
+                self._rest.clear()  # what is under way goes on, and the driver is going to raise it
+                return
+            on_over(search.ended(run))
+            self.failure = self.failure or search.failure()
+
+        def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+            """The store has all that there is to keep."""
+
+        def __reduce__(self) -> Any:
+            return _Copy, ()
+
+    return Rows()
 
 
-class _Here:
-    """A function of the driver. Tune pickles its callbacks; the copies do nothing."""
+class _Copy:
+    """What is left of the searcher where Tune pickles it: it stays in the driver."""
 
-    def __init__(self, call: Callable[[int], None]) -> None:
-        self.call = call
-
-    def __reduce__(self) -> Any:
-        return _Here, (_nothing,)
+    failure = None
 
 
-def _nothing(run: int) -> None:
-    return None
-
-
-def _scheduler(experiment: Experiment, runs: Sequence[RunSpec]) -> Any:
-    """FIFO over all trials; what to do with a trial's result is left to the scheduler of its recipe."""
+def _scheduler(experiment: Experiment, searcher: Any) -> Any:
+    """FIFO over all trials; what to do with a trial's result is left to the scheduler of its row."""
     from ray.tune.schedulers import FIFOScheduler
 
     rows, to_the_end = {row.name: _row_scheduler(experiment, row) for row in experiment.recipes}, FIFOScheduler()
 
-    class PerRecipe(FIFOScheduler):  # type: ignore[misc]
+    class PerRow(FIFOScheduler):  # type: ignore[misc]
         def _of(self, trial: Any) -> Any:
-            run = runs[trial.config["run"]]
-            return to_the_end if run.again else rows[run.row]
+            return to_the_end if "seed" in trial.config else rows[trial.config["row"]]
 
         def on_trial_add(self, controller: Any, trial: Any) -> None:
             self._of(trial).on_trial_add(controller, trial)
@@ -226,15 +284,19 @@ def _scheduler(experiment: Experiment, runs: Sequence[RunSpec]) -> Any:
             return decision
 
         def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-            self._of(trial).on_trial_complete(controller, trial, result)
+            if "failed" not in result:  # of which there is no validation to compare others with
+                self._of(trial).on_trial_complete(controller, trial, result)
 
         def on_trial_error(self, controller: Any, trial: Any) -> None:
+            file = Path(trial.error_file or "")
+            said = file.read_text(encoding="utf-8") if file.is_file() else ""
+            searcher.crashed[trial.trial_id] = said.rpartition("Failure #")[2]  # the last one
             self._of(trial).on_trial_error(controller, trial)
 
         def on_trial_remove(self, controller: Any, trial: Any) -> None:
             self._of(trial).on_trial_remove(controller, trial)
 
-    return PerRecipe()
+    return PerRow()
 
 
 def _row_scheduler(experiment: Experiment, row: RecipeSettings) -> Any:

@@ -36,13 +36,15 @@ class Validator:
     documents: Floats | None = None
 
     def __call__(self, encoder: BiEncoder, group: Group) -> Validated:
-        """nDCG@10, and what this rank encoded for it."""
+        """nDCG@10, NaN where a vector is not finite, and what this rank encoded for it."""
         count = TokenCount()
         query_rows = np.unique(self.qrels.query_row)
         queries = self._embed(encoder, self.tokens.queries.take(query_rows), group, count)
         documents = self.documents
         if documents is None:
             documents = self._embed(encoder, self.tokens.documents.take(self.pool), group, count)
+        if not (np.isfinite(queries).all() and np.isfinite(documents).all()):
+            return Validated(float("nan"), count)  # a ranking of such vectors is none
         ids = [str(row) for row in self.pool]
         hits = search(queries, documents, depth=10, ids=ids)
         run = Run.of_hits([str(row) for row in query_rows], ids, hits.scores, hits.rows)

@@ -21,10 +21,15 @@ class Watch(Generic[Run]):
     """
 
     def __init__(self, runs: Sequence[tuple[Run, Stage]], on_entries: Callable[[Run, list[Entry]], None]) -> None:
-        self._runs, self._on_entries = runs, on_entries
+        self._runs, self._on_entries = list(runs), on_entries
         self._offsets = [0] * len(runs)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def add(self, run: Run, stage: Stage) -> None:
+        """Watch one run more."""
+        self._offsets.append(0)
+        self._runs.append((run, stage))
 
     def __enter__(self) -> Watch[Run]:
         self._thread.start()
@@ -42,7 +47,7 @@ class Watch(Generic[Run]):
         self._look()
 
     def _look(self) -> None:
-        for i, (run, stage) in enumerate(self._runs):
+        for i, (run, stage) in enumerate(list(self._runs)):
             folder = stage.path if stage.here else stage.partial
             entries, self._offsets[i] = Journal(folder / JOURNAL).tail(self._offsets[i])
             if entries:

@@ -52,7 +52,7 @@ from orchestrator.encoding import Encoding, device
 from orchestrator.generation import Generation
 from orchestrator.negatives import Sources
 from orchestrator.records import TEACHER
-from orchestrator.runs import RunSpec, runs_of
+from orchestrator.runs import RunSpec, first_run, standing_for
 from orchestrator.teaching import Taught, Teaching
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
@@ -245,15 +245,17 @@ class Workspace:
         experiment, workers = self.experiment, self.experiment.scaling.workers
         if experiment.generation:
             self.generation.check()
-        for row in experiment.recipes:
-            settings = experiment.training_for(row)
-            self.for_run(runs_of(experiment, row)[0]).steps(settings)
-            if settings.batch_queries and settings.batch_queries % workers:
-                raise UserError(
-                    f"a batch of {settings.batch_queries} cannot be shared equally by {workers} workers",
-                    where="training.batch_size",
-                    mend=f"Make it a multiple of {workers}.",
-                )
+        for index, row in enumerate(experiment.recipes):
+            for run in {run.training.batch_size: run for run in standing_for(experiment, row)}.values():
+                size, knob = run.training.batch_queries, "training.batch_size"
+                with placed(f"recipes.{index}.tune.space.{knob}" if knob in run.knobs else knob, knob):
+                    self.for_run(run).steps(run.training)
+                    if size and size % workers:
+                        raise UserError(
+                            f"a batch of {size} cannot be shared equally by {workers} workers",
+                            where=knob,
+                            mend=f"Make it a multiple of {workers}.",
+                        )
         for workspace in self.learned_from:
             if workspace.collected and not workspace.sources.needs_ranking:
                 workspace.negatives  # noqa: B018 - refuses what cannot be; to rank takes longer
@@ -277,7 +279,7 @@ class Workspace:
             if workspace.teaching:
                 workspace.teaching.check()
         for index, row in enumerate(self.experiment.recipes):
-            run = runs_of(self.experiment, row)[0]
+            run = first_run(self.experiment, row)
             student = self.for_run(run)
             if row.encoder:
                 student.check_own_encoder(f"recipes.{index}.encoder")
@@ -516,7 +518,7 @@ class Workspace:
     def students(self) -> list[Workspace]:
         """This one for every kind of queries and every encoder of a row, and the experiment's own encoder."""
         experiment = self.experiment
-        trained = [self.for_run(runs_of(experiment, row)[0]) for row in experiment.recipes]
+        trained = [self.for_run(first_run(experiment, row)) for row in experiment.recipes]
         return list({id(each): each for each in [*self.learned_from, *trained]}.values())
 
     @cached_property

@@ -7,7 +7,8 @@ _SOURCE = "those of infonce: a difference of scores is as wide as a score; the p
 
 
 def _of(recipe: str) -> TuneSpace:
-    return TuneSpace(recipe, (Knob(parameter="temperature", values=INFONCE.knobs[0].values, source=_SOURCE),))
+    (knob,) = INFONCE.knobs
+    return TuneSpace(recipe, (Knob(knob.parameter, knob.values, _SOURCE, knob.range),))
 
 
 RANKNET, LAMBDARANK, PAIR_KL = map(_of, ("ranknet", "lambdarank", "pair-kl"))

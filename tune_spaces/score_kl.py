@@ -11,6 +11,7 @@ SCORE_KL, LISTNET = (
                 parameter="temperature",
                 values=INFONCE.knobs[0].values,
                 source="those of infonce, whose softmax it is; the paper gives no range",
+                range=INFONCE.knobs[0].range,
             ),
         ),
     )

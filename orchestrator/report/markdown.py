@@ -32,7 +32,7 @@ def page(comparison: Comparison) -> str:
         body.append(
             [
                 escape(row.label),
-                "none" if row.kind == "parameter-free" else escape(wording.knobs(row)),
+                escape(wording.knobs(row)),
                 wording.trials(row),
                 *[
                     _bold(wording.value(row, name), row.name in best[name]) + (beaten if i == 0 else "")

@@ -109,8 +109,11 @@ def learning_curves(comparison: Comparison) -> str | None:
 
 
 def knob_trials(comparison: Comparison, result: Result, knob: str) -> str | None:
-    """The trials of one tuned recipe: a knob's value against the validation score; None where no trial has the knob."""
-    trials = [trial for trial in result.trials if knob in trial.parameters and math.isfinite(trial.validation)]
+    """The trials of one tuned recipe: a knob's value against the validation score; None where no trial has the knob.
+    Those that failed have no score.
+    """
+    scored = [trial for trial in result.trials if trial.state != "failed" and math.isfinite(trial.validation)]
+    trials = [trial for trial in scored if knob in trial.parameters]
     if not trials:
         return None
     values = [trial.parameters[knob] for trial in trials]

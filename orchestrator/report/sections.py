@@ -170,16 +170,19 @@ def _searches(comparison: Comparison, results: Iterable[Result]) -> list[Figure 
         names = dict.fromkeys(name for trial in result.trials for name in trial.parameters)
         for knob in names if len(result.trials) > 1 else ():
             tried = "; ".join(
-                f"{wording.knob(trial.parameters[knob])}: {trial.validation:.4f}"
+                f"{wording.knob(trial.parameters[knob])}: "
+                + (f"failed, {trial.reason}" if trial.state == "failed" else f"{trial.validation:.4f}")
                 + (", stopped early" if trial.state == "stopped" else "")
                 for trial in result.trials
                 if knob in trial.parameters
             )
             label = f"Trials of {result.name}, {knob} against validation nDCG@10: {tried}"
-            stopped = any(trial.state == "stopped" for trial in result.trials)
-            caption = (
-                "Crosses were stopped early and show their last score." if stopped else "Every trial ran to its end."
-            )
+            states, said = [trial.state for trial in result.trials], []
+            if "stopped" in states:
+                said.append("Crosses were stopped early and show their last score.")
+            if failed := states.count("failed"):
+                said.append(f"{failed} of {len(states)} trials failed, and {'has' if failed == 1 else 'have'} none.")
+            caption = " ".join(said) or "Every trial ran to its end."
             drawing = plots.knob_trials(comparison, result, knob)
             figures.append(_figure(f"{result.name}: {knob}", drawing, label, caption))
     return figures

@@ -63,6 +63,7 @@ class Row:
     letter: str = ""
     beats: str = ""
     spread: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: int = 0
 
     @property
     def label(self) -> str:
@@ -71,7 +72,7 @@ class Row:
 
     @property
     def trials(self) -> int:
-        return self.finished + self.stopped
+        return self.finished + self.stopped + self.failed
 
     @property
     def kind(self) -> str:
@@ -172,6 +173,7 @@ def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None, more: fro
         all_seconds=sum(cost.device_seconds for cost in (*own, *training)),
         finished=states.count("finished"),
         stopped=states.count("stopped"),
+        failed=states.count("failed"),
         devices=tuple(sorted({cost.device for cost in own})),
         teacher_seconds=sum(cost.device_seconds for cost in (*asked, *training)),
         generation_seconds=sum(cost.device_seconds for cost in own if cost.stage == "generation"),

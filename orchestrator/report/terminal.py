@@ -56,7 +56,12 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
     cheapest = wording.cheapest(lines)
     letters = max(len(row.beats) for row in lines)
     for row in lines:
-        cells = [*([Text(row.letter)] if row.letter else []), Text(row.name), Text(_knobs(row)), Text(_trials(row))]
+        cells = [
+            *([Text(row.letter)] if row.letter else []),
+            Text(row.name),
+            Text(wording.knobs(row)),
+            Text(_trials(row)),
+        ]
         first, *others = (_cell(wording.value(row, name), row.name in best[name]) for name in comparison.measures)
         cells += [first + Text(f" {row.beats:<{letters}}") if letters else first, *others]
         cells += [
@@ -97,12 +102,10 @@ def _speed_up(speed_up: SpeedUp) -> str:
     return f"{wording.times(speed_up.ratio)} ({difference})"
 
 
-def _knobs(row: Row) -> str:
-    return "none" if row.parameter_free and not row.untrained else wording.knobs(row)
-
-
 def _trials(row: Row) -> str:
-    return f"{row.trials} ({row.stopped})" if row.stopped else wording.trials(row)
+    if not row.stopped:
+        return wording.trials(row)
+    return f"{row.trials} ({row.stopped}, {row.failed} failed)" if row.failed else f"{row.trials} ({row.stopped})"
 
 
 def _cell(text: str, bold: bool) -> Text:

@@ -157,8 +157,9 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def knobs(row: Row) -> str:
-    """The knobs that were chosen: "margin 0.3, temperature 0.05"; an en dash for none."""
-    return ", ".join(f"{name} {knob(value)}" for name, value in row.knobs) or "–"
+    """The knobs that were chosen: "margin 0.3, temperature 0.05"; "none" of a parameter-free recipe, or an en dash."""
+    chosen = ", ".join(f"{name} {knob(value)}" for name, value in row.knobs)
+    return chosen or ("none" if row.kind == "parameter-free" else "–")
 
 
 def knob(value: float | int | str) -> str:
@@ -167,10 +168,12 @@ def knob(value: float | int | str) -> str:
 
 
 def trials(row: Row) -> str:
-    """How many trials ran: "10 (6 stopped early)"; an en dash for the untrained encoder."""
+    """How many trials ran: "10 (6 stopped early, 1 failed)"; an en dash for the untrained encoder."""
     if not row.trials:
         return "–"
-    return f"{row.trials} ({row.stopped} stopped early)" if row.stopped else str(row.trials)
+    ends = [(row.stopped, "stopped early"), (row.failed, "failed")]
+    said = ", ".join(f"{count} {how}" for count, how in ends if count)
+    return f"{row.trials} ({said})" if said else str(row.trials)
 
 
 def best(table: list[Row], measure: str) -> set[str]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from orchestrator.config import Experiment, TrainingSettings, load, resolved
 from orchestrator.recipes import RECIPES
+from tune_spaces import Range
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,6 +164,31 @@ def test_a_row_tuned_over_given_values_and_one_fixed():
     cold, triplet = experiment(text).recipes[1:3]
     assert (cold.name, cold.loss, cold.tune) == ("cold", {"temperature": 0.02}, None)
     assert triplet.tune.space == {"margin": (0.1, 1.0)}
+
+
+def test_a_row_that_is_searched_over_a_range_and_over_training():
+    text = changed(
+        "  - {recipe: infonce, tune: {search: grid}}",
+        "  - recipe: infonce\n"
+        "    tune:\n"
+        "      search: tpe\n"
+        "      trials: 20\n"
+        "      device_seconds: 3600\n"
+        "      patience: 6\n"
+        "      training: [learning_rate]\n"
+        "      space: {temperature: {low: 0.01, high: 2e-1, log: true}, training.batch_size: [16, 64, 4096 tokens]}\n"
+        "  - {recipe: triplet, loss: {margin: 0.2}, tune: {training: [batch_size]}}\n"
+        "  - {recipe: margin-mse, tune: {search: random, training: [learning_rate]}}",
+    )
+    text += "teacher: {encoder: {model: t}}\n"
+    loaded = experiment(text)
+    tune = loaded.recipes[1].tune
+    assert (tune.search, tune.drawn, tune.most_trials, tune.device_seconds, tune.patience) == ("tpe", True, 20, 3600, 6)
+    assert tune.given == {"temperature": Range(0.01, 0.2, log=True), "training.batch_size": (16, 64, "4096 tokens")}
+    assert [type(size) for size in tune.given["training.batch_size"]] == [int, int, str]
+    assert (loaded.recipes[2].tune.most_trials, loaded.recipes[3].tune.most_trials) == (None, 10)
+    over = experiment(text, "recipes.1.tune.space.temperature={low: 0.1, high: 1}", "recipes.1.tune.trials=null")
+    assert (over.recipes[1].tune.given["temperature"], over.recipes[1].tune.most_trials) == (Range(0.1, 1.0), 10)
 
 
 def test_measures_take_the_spelling_of_ir_measures():
@@ -367,7 +393,8 @@ def test_an_empty_section_is_not_its_defaults():
         ("{recipe: arm-adaptive, losses: {}}",
          '13: recipes.2.losses: "losses" is not a key here. Did you mean "loss"?'),
         ("{recipe: arm-adaptive, tune: {}}",
-         '13: recipes.2.tune: arm-adaptive is parameter-free: there is nothing to tune. Remove "tune".'),
+         '13: recipes.2.tune: arm-adaptive is parameter-free: there is nothing to tune. '
+         'Remove "tune", or search how it is trained: tune: {training: [learning_rate]}.'),
         ("{recipe: arm-adaptive, loss: {eror: l1}}",
          '13: recipes.2.loss: the loss "margin" has no parameter "eror"; did you mean "error"?'),
         ("{recipe: arm-adaptive, loss: {error: huber}}",
@@ -394,7 +421,8 @@ def test_an_empty_section_is_not_its_defaults():
         ("{recipe: triplet, loss: {margin: 0.2}, tune: {}}",
          '13: recipes.2.loss.margin: is fixed here and tuned in the same row. Remove it, or "tune".'),
         ("{recipe: triplet, tune: {space: {temperature: [0.1]}}}",
-         '13: recipes.2.tune.space.temperature: "temperature" is not a knob of triplet. Its knobs: margin.'),
+         '13: recipes.2.tune.space.temperature: "temperature" is not a knob of triplet. '
+         'Its knobs: margin, training.learning_rate, training.batch_size.'),
         ("{recipe: triplet, tune: {space: {margni: [0.1]}}}",
          '13: recipes.2.tune.space.margni: "margni" is not a knob of triplet. Did you mean "margin"?'),
         ("{recipe: triplet, tune: {space: {margin: []}}}",
@@ -405,6 +433,55 @@ def test_an_empty_section_is_not_its_defaults():
          '13: recipes.2.tune.space.margin.1: must be a number, not "wide"'),
         ("{recipe: triplet, tune: {space: {margin: [0.1, 2.5]}}}",
          "13: recipes.2.tune.space.margin.1: margin must be a number greater than 0 and at most 2, not 2.5"),
+        ("{recipe: triplet, tune: {space: {margin: 0.1}}}",
+         "13: recipes.2.tune.space.margin: must be a list, not 0.1"),
+        ("{recipe: triplet, tune: {space: {margin: [8 tokens]}}}",
+         '13: recipes.2.tune.space.margin.0: must be a number, not "8 tokens"'),
+        ("{recipe: triplet, tune: {space: {margin: {low: 0.1, high: 0.5}}}}",
+         "13: recipes.2.tune.space.margin: is a range, and a grid has values. "
+         "List them, or set tune.search to random or tpe."),
+        ("{recipe: triplet, tune: {search: tpe, space: {margin: {low: 0.5, high: 0.5}}}}",
+         "13: recipes.2.tune.space.margin: must have a low that is less than its high, not 0.5 and 0.5"),
+        ("{recipe: triplet, tune: {search: tpe, space: {margin: {low: 0, high: 0.5, log: true}}}}",
+         "13: recipes.2.tune.space.margin: must begin above 0 to be logarithmic, not at 0"),
+        ("{recipe: triplet, tune: {search: tpe, space: {margin: {low: 0.1, high: 0.5, logg: true}}}}",
+         '13: recipes.2.tune.space.margin.logg: "logg" is not a key here. Did you mean "log"?'),
+        ("{recipe: triplet, tune: {search: tpe, space: {margin: {low: 0.1, high: 2.5}}}}",
+         "13: recipes.2.tune.space.margin.high: margin must be a number greater than 0 and at most 2, not 2.5"),
+        ("{recipe: triplet, tune: {search: bayes}}",
+         '13: recipes.2.tune.search: must be "grid", "random" or "tpe", not "bayes"'),
+        ("{recipe: triplet, tune: {trials: 0}}", "13: recipes.2.tune.trials: must be greater than 0, not 0"),
+        ("{recipe: triplet, tune: {patience: 0}}", "13: recipes.2.tune.patience: must be greater than 0, not 0"),
+        ("{recipe: triplet, tune: {device_seconds: 0}}",
+         "13: recipes.2.tune.device_seconds: must be greater than 0, not 0"),
+        ("{recipe: triplet, tune: {training: [epochs]}}",
+         '13: recipes.2.tune.training.0: must be "learning_rate" or "batch_size", not "epochs"'),
+        ("{recipe: triplet, tune: {training: [batch_size, batch_size]}}",
+         "13: recipes.2.tune.training: has batch_size twice. Remove one."),
+        ("{recipe: arm-adaptive, tune: {space: {training.learning_rte: [1.0e-4]}}}",
+         "13: recipes.2.tune: arm-adaptive is parameter-free: there is nothing to tune. "
+         'Remove "tune", or search how it is trained: tune: {training: [learning_rate]}.'),
+        ("{recipe: arm-adaptive, tune: {training: [batch_size], space: {training.learning_rte: [1.0e-4]}}}",
+         '13: recipes.2.tune.space.training.learning_rte: "training.learning_rte" is not a knob of arm-adaptive. '
+         'Did you mean "training.learning_rate"?'),
+        ("{recipe: arm-adaptive, tune: {space: {training.learning_rate: [1.0e-4, 0]}}}",
+         "13: recipes.2.tune.space.training.learning_rate.1: must be greater than 0, not 0"),
+        ("{recipe: arm-adaptive, tune: {search: tpe, space: {training.learning_rate: {low: 0, high: 1}}}}",
+         "13: recipes.2.tune.space.training.learning_rate.low: must be greater than 0, not 0"),
+        ("{recipe: arm-adaptive, tune: {space: {training.batch_size: [8, 8.5]}}}",
+         '13: recipes.2.tune.space.training.batch_size.1: must be a whole number, or such as "8192 tokens", not 8.5'),
+        ("{recipe: arm-adaptive, tune: {space: {training.batch_size: [0 tokens]}}}",
+         "13: recipes.2.tune.space.training.batch_size.0: must be greater than 0, not 0"),
+        ("{recipe: arm-adaptive, tune: {search: tpe, space: {training.batch_size: {low: 8, high: 64}}}}",
+         "13: recipes.2.tune.space.training.batch_size: is a range, and the size of a batch is one of some values. "
+         "List them: [32, 64]."),
+        ("{recipe: arm-adaptive, training: {batch_size: 8}, tune: {training: [batch_size]}}",
+         "13: recipes.2.training.batch_size: is fixed here and tuned in the same row. Remove it, or the knob."),
+        ("{recipe: triplet, loss: {margin: 0.2}, tune: {training: [batch_size], space: {margin: [0.1]}}}",
+         '13: recipes.2.loss.margin: is fixed here and tuned in the same row. Remove it, or "tune".'),
+        ("{recipe: weighted-sum, loss: {terms: infonce}, tune: {search: tpe}}",
+         "13: recipes.2.tune: weighted-sum has the knobs that its row names, and none is named. "
+         "Name one: tune: {space: {infonce.temperature: [0.02, 0.05]}}."),
         ("{recipe: triplet, loss: {in_batch: columns}, tune: {}}",
          '13: recipes.2.loss: in_batch must be one of null, "rows", not "columns"'),
         ("{recipe: triplet, tune: {scheduler: hyperband}}",
@@ -537,10 +614,12 @@ training.clip training.validations recipes recipes.0 recipes.2 recipes.9 recipes
 recipes.2.loss.target recipes.2.loss.in_batch recipes.1.loss.temperature recipes.2.training recipes.2.training.clip
 teacher teacher.encoder teacher.scores.space teacher.cross_encoder.model
 recipes.1.tune recipes.1.tune.space recipes.1.tune.space.temperature recipes.1.tune.space.target
-recipes.1.tune.scheduler evaluation evaluation.measures evaluation.measures.0 evaluation.depth
+recipes.1.tune.scheduler recipes.1.tune.search recipes.1.tune.training recipes.1.tune.space.training.batch_size
+evaluation evaluation.measures evaluation.measures.0 evaluation.depth
 scaling.gpus_per_worker tracking tracking.experiment no.such.key"""
 VALUES = """null|1|-1|0.5|.inf|.nan|1e400|[]|{}|[1]|[1, 2, 2]|[a]|[[]]|{a: 1}|{1: 2}|{recipe: infonce}|[triplet]
-infonce|asha|rows|margin-mse|{encoder: {model: m}}
+infonce|asha|tpe|8 tokens|[8 tokens]|[batch_size]|{low: 1, high: 2}|{low: 2, high: a}
+rows|margin-mse|{encoder: {model: m}}
 2024-01-31|0b_|!!int x|!!bool x|~|=|<<||''|nDCG@10|[nDCG@x]|[AP]
 *a|&a|&a [*a]|!!set {a}|!!binary aaa|{a|? a|b|{[1]: 2}|true"""
 
@@ -655,6 +734,11 @@ def tunes(knob: str, values: st.SearchStrategy[float]) -> st.SearchStrategy[dict
             "scheduler": st.sampled_from([None, "asha"]),
             "reduction_factor": st.integers(2, 9),
             "space": st.just({}) | st.fixed_dictionaries({knob: st.lists(values, min_size=1, max_size=4, unique=True)}),
+            "trials": st.none() | counts,
+            "patience": st.none() | counts,
+            "device_seconds": st.none() | positive,
+            "search": st.sampled_from(["grid", "random", "tpe"]),
+            "training": st.sampled_from([[], ["learning_rate"], ["batch_size", "learning_rate"]]),
         },
     )
 

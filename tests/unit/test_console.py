@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -13,7 +14,7 @@ from orchestrator.config import TrainingSettings
 from orchestrator.config_schema import StudentSettings
 from orchestrator.console import Display
 from orchestrator.journal import Entry
-from orchestrator.records import Cost, Progress
+from orchestrator.records import Cost, Progress, Trial
 from orchestrator.runs import RunSpec
 
 RUN = RunSpec(
@@ -25,6 +26,7 @@ RUN = RunSpec(
     training=TrainingSettings(),
     encoder=StudentSettings(model="m"),
 )
+OVER = Trial(RUN.name, {"target": 0.3}, "finished", 0.7, (), ())
 
 
 class Log:
@@ -81,11 +83,13 @@ def test_a_validated_point_leaves_a_line(log: Log) -> None:
         log.now = 61.0
         log.display.point(RUN, point(12, 0.61725, margin=0.5549), 48)
         log.display.point(RUN, point(48, 0.7), 48)
-        one_is_over(RUN)
+        one_is_over(OVER)
+        one_is_over(replace(OVER, name="static-margin target=1", state="failed", reason="the loss is nan at step 5"))
     assert log.lines == [
         " 1:01  train static-margin target=0.3  step 12/48  loss 0.0361  margin 0.55  "
         "validation nDCG@10 0.6172  96.0 queries/s",
         " 1:01  train static-margin target=0.3  step 48/48  loss 0.0361  validation nDCG@10 0.7000  384.0 queries/s",
+        " 1:01  train static-margin target=1  failed: the loss is nan at step 5",
     ]
 
 
@@ -103,7 +107,7 @@ def test_a_terminal_keeps_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> Non
         display.point(RUN, point(12, 0.5), 48)
         display.shards("s", 0, 2)
         display.shards("s", 2, 2)
-        display.counting(1)(RUN)
+        display.counting(1)(OVER)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert " 0:00  train static-margin target=0.3  step 12/48  loss 0.0361  validation nDCG@10 0.5000" in text
     assert " 0:00  s: 2/2" in text

@@ -46,7 +46,7 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, taught, students, towers, generated, varied = [
+    written, negatives, searched, taught, students, towers, generated, varied = [
         block for language, block in BLOCKS if language == "yaml"
     ]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
@@ -56,6 +56,8 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     other.write_text(re.sub(r"^negatives:.*\n", negatives, written, flags=re.M), encoding="utf-8")
     mixed = load(other).negatives
     assert [(source.source, source.weight) for source in mixed.sources] == [("mined", 3.0), ("random", 1.0)]
+    other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", searched, written, flags=re.M), encoding="utf-8")
+    assert [row.tune and row.tune.search for row in load(other).recipes] == ["grid", "tpe", "random"]
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", taught, written, flags=re.M), encoding="utf-8")
     assert [row.recipe for row in load(other).recipes] == ["margin-mse", "score-kl", "embedding-matching"]
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", students, written, flags=re.M), encoding="utf-8")

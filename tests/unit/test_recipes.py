@@ -4,7 +4,7 @@ import pytest
 
 import losses
 from orchestrator.recipes import RECIPES, Recipe, get
-from tune_spaces import SPACES, Knob, TuneSpace
+from tune_spaces import GIVEN, SPACES, TRAINING, Knob, Range, TuneSpace, training_knobs
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,53 @@ def test_other_values_replace_those_of_the_named_knob():
     space = TuneSpace("two", (Knob("a", (1, 2), "made up"), Knob("b", (0.5,), "made up")))
     assert space.with_values({"a": [9]}).knobs == (Knob("a", (9,), "given in the experiment"), space.knobs[1])
     assert space.with_values({}) == space
+
+
+def test_a_range_replaces_what_a_knob_is_drawn_from():
+    space = TuneSpace("two", (Knob("a", (1, 2), "made up", Range(1, 2)), Knob("b", (0.5,), "made up")))
+    assert not space.finite
+    given = space.with_values({"b": Range(0.1, 0.9, log=True)})
+    assert given.knobs == (space.knobs[0], Knob("b", (), GIVEN, Range(0.1, 0.9, log=True)))
+    assert (space.first, given.first) == ({"a": 1, "b": 0.5}, {"a": 1, "b": 0.1})
+    listed = space.with_values({"a": [1, 7]})
+    assert listed.knobs[0].range is None, "values that are given are all that is drawn"
+    assert listed.finite
+    with pytest.raises(ValueError, match=r'^the knob "b" has a range, and a grid takes values$'):
+        given.grid()
+
+
+def test_every_knob_has_its_values_within_its_range_and_a_source():
+    knobs = [knob for space in SPACES.values() for knob in space.knobs]
+    for knob in (*knobs, *TRAINING.values()):
+        assert knob.source
+        assert knob.values
+        if knob.range:
+            assert knob.range.source
+            assert knob.range.low <= min(knob.values) < max(knob.values) <= knob.range.high
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_training_can_be_searched_for_every_recipe(recipe: Recipe):
+    own = recipe.tune_space.parameters if recipe.tune_space else ()
+    assert recipe.searched({}).parameters == own
+    both = recipe.searched({}, ["batch_size", "learning_rate"])
+    assert both.parameters == (*own, "training.learning_rate", "training.batch_size")
+    given = recipe.searched({"training.batch_size": (8, "64 tokens")}, fixed=own)
+    assert given.knobs == (Knob("training.batch_size", (8, "64 tokens"), GIVEN),)
+
+
+def test_the_knobs_of_training():
+    assert TRAINING["batch_size"].values == (32, 64, 128)
+    assert training_knobs((), {}) == ()
+    assert training_knobs(["learning_rate"], {}) == (TRAINING["learning_rate"],)
+    (knob,) = training_knobs(["learning_rate"], {"training.learning_rate": Range(1e-5, 1e-3, log=True)})
+    assert knob == Knob("training.learning_rate", (), GIVEN, Range(1e-5, 1e-3, log=True))
+
+
+def test_ranges_that_are_none():
+    for low, high, log in ((1.0, 1.0, False), (2.0, 1.0, True), (0.0, 1.0, True)):
+        with pytest.raises(ValueError, match=r"^a (logarithmic )?range must"):
+            Range(low, high, log)
 
 
 def test_refusals():

@@ -14,7 +14,7 @@ import tiny_flow
 
 from orchestrator import compare
 from orchestrator.compare import Job
-from orchestrator.config import load, resolved
+from orchestrator.config import RecipeSettings, load, resolved
 from orchestrator.console import Display
 from orchestrator.plan import describe
 from orchestrator.records import comparison_from_json, to_json
@@ -36,8 +36,8 @@ def path(tmp_path: Path, tiny_collection: Path, tiny_model: Path) -> Path:
 def job(path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """One that trains in this process."""
 
-    def run(job: Job, runs: list[RunSpec]) -> None:
-        for each in runs:
+    def run(job: Job, rows: list[RecipeSettings], again: list[RunSpec] = []) -> None:  # noqa: B006
+        for each in [run for row in rows for run in runs_of(job.experiment, row)] + again:
             run_trial(job.workspace, each, lambda point: None)
 
     monkeypatch.setattr(Job, "_run", run)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from data import UserError
 from orchestrator import embeddings
 from orchestrator.compare import Job
-from orchestrator.config import load
+from orchestrator.config import RecipeSettings, load
 from orchestrator.console import Display
 from orchestrator.encoder import DOCUMENT_TOWER, QUERY_TOWER, load_encoder, own_pooling, parameters, save_encoder
 from orchestrator.evaluation import evaluate_all, trained, untrained
@@ -122,7 +122,7 @@ def test_the_teacher_is_measured_beside_its_students(taught: Make) -> None:
     job.workspace.teaching.make()
     run = run_of(workspace)
     run_trial(job.workspace, run, lambda point: None)
-    trials = {run.row: job._finished(job.experiment.recipes[0], [run])}
+    trials = {run.row: job._finished(job.experiment.recipes[0])}
     comparison = job._comparison(trials, {run.row: ()}, job.evaluate(trials))
     assert [result.name for result in comparison.results] == ["untrained", "teacher", "embedding-matching"]
     figures = [result.encoder for result in comparison.results]
@@ -422,10 +422,10 @@ def test_a_comparison_trains_the_teacher_first(taught: Make, monkeypatch: pytest
     workspace = taught(f"[{{{MATCHING}}}, arm-adaptive]", teacher="{{row: arm-adaptive}}")
     job, order = Job(workspace.experiment, Display()), []
 
-    def run(runs: list[RunSpec]) -> None:
-        for each in runs:
-            order.append(each.row)
-            run_trial(job.workspace, each, lambda point: None)
+    def run(rows: list[RecipeSettings]) -> None:
+        for row in rows:
+            order.append(row.name)
+            run_trial(job.workspace, runs_of(job.experiment, row)[0], lambda point: None)
 
     monkeypatch.setattr(job, "_run", run)
     job.ready()

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from data import UserError
 from orchestrator import cli, compare
-from orchestrator.config import load, resolved, variants
-from orchestrator.runs import RunSpec
+from orchestrator.config import RecipeSettings, load, resolved, variants
+from orchestrator.runs import runs_of
 from orchestrator.trial import run_trial
 
 TEXT = """\
@@ -94,8 +94,8 @@ def tiny(tmp_path: Path, tiny_collection: Path, tiny_model: Path, monkeypatch: p
     whole = load(file, [rows, "vary={layers: {one: {encoder.layers: [0]}, two: {}}}"])
     file.write_text(resolved(whole))
 
-    def run(job: compare.Job, runs: list[RunSpec]) -> None:
-        for each in runs:
+    def run(job: compare.Job, rows: list[RecipeSettings]) -> None:
+        for each in [run for row in rows for run in runs_of(job.experiment, row)]:
             run_trial(job.workspace, each, lambda point: None)
 
     monkeypatch.setattr(compare.Job, "_run", run)

@@ -22,7 +22,7 @@ from orchestrator.tracking import Tracker, is_finished
 
 ROOT = Path(__file__).parents[2]
 STEPS = 250  # more metrics than one request takes
-RUNS = 1 + 2 + 2  # the comparison, its rows, their trials
+RUNS = 1 + 2 + 3  # the comparison, its rows, their trials
 
 
 def trial(name: str, state: str) -> Trial:
@@ -33,7 +33,8 @@ def trial(name: str, state: str) -> Trial:
 
 @pytest.fixture
 def comparison() -> Comparison:
-    trials = trial("infonce temperature=0.1", "finished"), trial("infonce temperature=0.2", "stopped")
+    failed = replace(trial("infonce temperature=0.4", "failed"), reason="the loss is nan at step 5")
+    trials = trial("infonce temperature=0.1", "finished"), trial("infonce temperature=0.2", "stopped"), failed
     figures = EncoderFigures(parameters=9, median_ms=1.5, p95_ms=2.0, threads=2)
     results = (
         Result(UNTRAINED, UNTRAINED, True, (), None, {"nDCG@10": 0.3}, {}),
@@ -104,7 +105,7 @@ def test_requests_of_a_comparison(
     uri: str, comparison: Comparison, folders: tuple[Path, dict[str, Path]], requests: Counter[str]
 ) -> None:
     assert Tracker(uri, "tiny").publish(comparison, *folders)
-    curves = 3  # two trials', and the winner's once more in its row
+    curves = 4  # three trials', and the winner's once more in its row
     assert requests == {
         "search_runs": 1,
         "create_run": RUNS,
@@ -119,6 +120,7 @@ def test_requests_of_a_comparison(
         "infonce": ("FINISHED", "tiny"),
         "infonce temperature=0.1": ("FINISHED", "infonce"),
         "infonce temperature=0.2": ("KILLED", "infonce"),
+        "infonce temperature=0.4": ("FAILED", "infonce"),
     }
     logged = runs["infonce temperature=0.2"][2]
     assert set(logged.values()) == {1}
@@ -174,7 +176,7 @@ def test_points_are_delivered_together(
 ) -> None:
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 1000.0)
     tracker, known = Tracker(uri, "tiny"), (comparison.fingerprint, "tiny")
-    first, second = comparison.results[1].trials
+    first, second, _ = comparison.results[1].trials
     for point in first.curve[:100]:
         tracker.publish_points(known, "infonce", first.name, [point])
     tracker.publish_points(known, "infonce", second.name, second.curve[:10])
@@ -193,7 +195,7 @@ def test_nothing_is_there_twice(
 ) -> None:
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
-    known, (first, second) = (comparison.fingerprint, "tiny"), comparison.results[1].trials
+    known, (first, second, _) = (comparison.fingerprint, "tiny"), comparison.results[1].trials
     tracker = Tracker(uri, "tiny")
     tracker.publish_points(known, "infonce", first.name, first.curve[:7])
 

@@ -30,9 +30,9 @@ from orchestrator.encoder import load_encoder
 from orchestrator.journal import Entry, Journal
 from orchestrator.records import Cost, Progress, Trial
 from orchestrator.runs import runs_of
+from orchestrator.searches import trials_of
 from orchestrator.training import train
 from orchestrator.trial import RECORD, read_trial, record, run_trial
-from orchestrator.tuning import trials_of
 from orchestrator.workspace import MODEL, Workspace
 
 Make = Callable[..., Workspace]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment
 from orchestrator.records import Trial
-from orchestrator.tuning import concurrency, winner_of
+from orchestrator.searches import winner_of
+from orchestrator.tuning import concurrency
 
 
 def experiment(workers: int) -> Experiment:
@@ -29,8 +30,8 @@ def trial(name: str, validation: float, state: str = "finished") -> Trial:
 
 
 def test_the_winner_by_hand() -> None:
-    trials = [trial("a", 0.4), trial("b", 0.6), trial("c", 0.6), trial("d", 0.9, "stopped")]
-    assert winner_of(trials).name == "b", "the first of equals, and none that was stopped"
+    trials = [trial("a", 0.4), trial("b", 0.6), trial("c", 0.6), trial("d", 0.9, "stopped"), trial("e", 1, "failed")]
+    assert winner_of(trials).name == "b", "the first of equals, and none that was stopped or failed"
     assert winner_of(trials[2:]).name == "c"
     assert winner_of(trials[:1]).name == "a"
 
@@ -45,6 +46,9 @@ def test_the_winner_by_hand() -> None:
         (4, WorkerSize(1, 1), Resources(16, 8, 16, 8), 2),
         (1, WorkerSize(8, 1), Resources(16, 4, 16, 4), 2),  # or the CPUs
         (1, WorkerSize(1, 0.5), Resources(16, 1, 16, 1), 2),
+        (1, WorkerSize(1, 0.25), Resources(16, 1, 16, 1), 4),
+        (1, WorkerSize(1, 0.25), Resources(3, 1, 3, 1), 3),  # a core each
+        (1, WorkerSize(1, 0.25), Resources(16, 2, 8, 1), 8),
         (3, WorkerSize(1, 0.1), Resources(64, 3, 64, 3), 10),  # 3 × 0.1 is a little more than 0.3
         (2, WorkerSize(1, 0), Resources(0, 0, 0, 0), 1),  # a cluster that has yet to grow
     ],

@@ -1,5 +1,5 @@
 """Validation, pinned: nDCG@10 equals the formula written out over every document of the pool, ties by id; documents
-outside the pool and the order of the pool's rows play no part; what was encoded is counted.
+outside the pool and the order of the pool's rows play no part; what was encoded is counted; no score of NaN vectors.
 """
 
 from __future__ import annotations
@@ -67,6 +67,13 @@ def test_what_was_encoded_is_counted_and_the_mode_is_left_as_it_was() -> None:
     assert first.encoded.tokens == sum(QUERY_LENGTHS[:6]) + sum(DOCUMENT_LENGTHS[1:13])
     assert first.encoded.padded >= first.encoded.tokens
     assert first.encoded.flops > 0
+
+
+def test_vectors_that_are_not_finite_have_no_score() -> None:
+    diverged = encoder()
+    with torch.no_grad():
+        next(diverged.backbone.parameters()).fill_(math.nan)
+    assert math.isnan(validator()(diverged, Group()).score)
 
 
 def test_ties_go_to_the_larger_id() -> None:

@@ -237,6 +237,30 @@ def test_markdown_by_hand():
     )
 
 
+def test_failed_trials_are_counted():
+    failed = dataclasses.replace(trial("i-2", "failed", temperature=9.0), reason="the loss is nan at step 5")
+    trials = (failed, trial("i-0", "stopped", temperature=0.1), trial("i-1", temperature=0.05, scale=2))
+    comparison = small(trials=trials)
+    assert "| 3 (1 stopped early, 1 failed) |" in markdown.page(comparison)
+    assert "3 (1, 1 failed)" in shown(comparison, 120, force_terminal=False)
+    (infonce,) = (row for row in rows(comparison) if row.name == "infonce")
+    assert (infonce.trials, infonce.failed, infonce.kind) == (3, 1, "tuned")
+    alone = small(trials=(failed, trial("i-1", temperature=0.05)))
+    assert "| 2 (1 failed) |" in markdown.page(alone)
+    assert "2 (1 failed)" in shown(alone, 120, force_terminal=False)
+
+
+def test_a_parameter_free_recipe_that_was_searched_shows_what_was_chosen():
+    comparison = small()
+    searched = [trial("a-0", **{"training.learning_rate": 1e-4}), trial("a-1", **{"training.learning_rate": 2e-4})]
+    arm = dataclasses.replace(comparison.results[2], trials=tuple(searched))
+    comparison = dataclasses.replace(comparison, results=(*comparison.results[:2], arm))
+    (row,) = (row for row in rows(comparison) if row.name == "arm")
+    assert (row.kind, row.trials) == ("parameter-free", 2)
+    assert "| arm | training.learning\\_rate 0.0001 | 2 |" in markdown.page(comparison)
+    assert "training.learning_rate 0.0001" in " ".join(shown(comparison, 160, force_terminal=False).split())
+
+
 def indexed():
     figures = IndexFigures("IVF256,PQ32", 1000, 0.93456, 1.234, 2.5, 4321.6, 12.3, 5_250_000, threads=2)
     results = tuple(dataclasses.replace(result, index=figures) for result in small().results[:2])
