@@ -24,12 +24,14 @@ from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
 from orchestrator.evaluation import Evaluated, evaluate_all, teacher, trained, untrained
 from orchestrator.journal import Entry
-from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
+from orchestrator.rates import peak_flops
+from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Prices, Result, Trial, to_json, trial_from_json
 from orchestrator.report import wording
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.significance import differences
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
+from orchestrator.trial import costs_of
 from orchestrator.tuning import run_all, trials_of, winner_of
 from orchestrator.watch import Watch
 from orchestrator.workspace import MODEL, Workspace
@@ -256,7 +258,8 @@ class Job:
         models = [str(self.workspace.trial(run).path / MODEL) for run in runs]  # where the store is now
         trials = [trial_from_json(value) for value in values]
         return tuple(
-            replace(trial, model=model if trial.model else None) for trial, model in zip(trials, models, strict=True)
+            replace(trial, model=model if trial.model else None, costs=costs_of(run, trial.costs))
+            for trial, model, run in zip(trials, models, runs, strict=True)
         )
 
     def evaluate(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, Evaluated]:
@@ -291,7 +294,16 @@ class Job:
         ]
         test = self.workspace.collection.parts[f"qrels/{self.experiment.collection.test_split}"]
         evaluation = self.experiment.evaluation.model_dump()
-        return fingerprint({"name": self.experiment.name, "searches": searches, "test": test, "evaluation": evaluation})
+        prices = self.experiment.prices  # in MLflow they are part of the numbers, so other prices are another entry
+        return fingerprint(
+            {
+                "name": self.experiment.name,
+                "searches": searches,
+                "test": test,
+                "evaluation": evaluation,
+                **({"prices": prices.model_dump()} if prices else {}),
+            }
+        )
 
     def _comparison(self, trials: dict[str, tuple[Trial, ...]], evaluated: dict[str, Evaluated]) -> Comparison:
         workspace, experiment = self.workspace, self.experiment
@@ -352,7 +364,14 @@ class Job:
             ),
             margin=margin,
             environment=environment(self.available, self.size),
+            peak_flops=peak_flops(workspace.store, self._precisions, self.size, self.available),
+            prices=Prices(**experiment.prices.model_dump()) if experiment.prices else None,
         )
+
+    @property
+    def _precisions(self) -> set[str]:
+        """In which something is encoded; queries of the evaluation are always in fp32."""
+        return {"fp32", *(self.experiment.training_for(row).precision for row in self.experiment.recipes)}
 
     def _shared_costs(self) -> list[Cost]:
         """What recipes share: tokenizing, as the store's manifests have it, generating, mining and teaching; each stage
@@ -372,7 +391,7 @@ class Job:
             for name, cost in (each for part in parts for each in part.items()):
                 before = found.get((cost.stage, name))
                 kinds = dict.fromkeys((*(before.queries if before else ()), workspace.learns))
-                found[cost.stage, name] = replace(cost, queries=tuple(kinds))
+                found[cost.stage, name] = replace(cost, queries=tuple(kinds), made=name)
         return list(found.values())
 
 

@@ -479,6 +479,20 @@ class TrackingSettings(Section):
     experiment: Text = ""
 
 
+class PricesSettings(Section):
+    """What an hour costs of a CPU core and of a GPU."""
+
+    cpu: Annotated[float, Field(ge=0)] | None = None
+    cuda: Annotated[float, Field(ge=0)] | None = None
+    currency: Text = "USD"
+
+    @model_validator(mode="after")
+    def _some(self) -> PricesSettings:
+        if self.cpu is None and self.cuda is None:
+            raise refusal("names no price", "Give cpu, cuda or both: an hour of a core, of a GPU.")
+        return self
+
+
 class Experiment(Section):
     """One experiment: the whole YAML."""
 
@@ -494,6 +508,7 @@ class Experiment(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     scaling: ScalingSettings = ScalingSettings()
     tracking: TrackingSettings = TrackingSettings()
+    prices: PricesSettings | None = None  # what the ledger's device seconds are multiplied by; nothing depends on them
     store: Text = ".stillhouse"
 
     @model_validator(mode="before")

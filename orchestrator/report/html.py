@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.records import Comparison
 from orchestrator.report import plots, svg, wording
 from orchestrator.report.details import details
-from orchestrator.report.table import ledger, rows, total
+from orchestrator.report.ledger_table import ledger_table, shares
+from orchestrator.report.table import rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ def page(comparison: Comparison) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
     environment.filters["svg"] = Markup  # from plots, where matplotlib has escaped the text
-    entries = ledger(comparison)
     return environment.get_template("page.html").render(
         comparison=comparison,
         rows=table,
@@ -49,11 +48,8 @@ def page(comparison: Comparison) -> str:
         sentences=wording.sentences(comparison),
         seed=wording.configured(comparison, "seed"),
         figures=_overview(comparison) + _trials(comparison),
-        ledger=[
-            (recipe or "shared", list(costs)) for recipe, costs in itertools.groupby(entries, lambda cost: cost.recipe)
-        ],
-        devices=sorted({cost.device for cost in entries}),
-        total=total(entries),
+        ledger=ledger_table(comparison),
+        shares=list(shares(comparison)),
         palette=svg.PALETTE,
         wording=wording,
     )

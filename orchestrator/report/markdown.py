@@ -8,6 +8,7 @@ import re
 from orchestrator.records import Comparison
 from orchestrator.report import wording
 from orchestrator.report.details import details
+from orchestrator.report.ledger_table import shares
 from orchestrator.report.table import rows
 
 
@@ -20,9 +21,10 @@ def page(comparison: Comparison) -> str:
         *comparison.measures,
         "device s, chosen run",
         "device s, all runs",
+        *([f"cost, {comparison.prices.currency}"] if comparison.prices else []),
         "less than",
     ]
-    rule = [":--", ":--", *["--:"] * (len(comparison.measures) + 3), ":--"]
+    rule = [":--", ":--", *["--:"] * (len(heads) - 3), ":--"]
     lines = rows(comparison)
     best = {measure: wording.best(lines, measure) for measure in comparison.measures}
     cheapest = wording.cheapest(lines)
@@ -40,13 +42,14 @@ def page(comparison: Comparison) -> str:
                 ],
                 wording.seconds(row.winner_seconds),
                 _bold(wording.seconds(row.all_seconds), row.name in cheapest),
+                *([wording.money(row.money)] if comparison.prices else []),
                 ", ".join(f"{_escape(up.over)} {wording.times(up.ratio)}" for up in row.speed_ups) or "–",
             ]
         )
     said = "".join(f"- {_escape(sentence)}\n" for sentence in wording.sentences(comparison))
     table = _table([_escape(head) for head in heads], rule, body)
     page = f"# {_escape(comparison.name)}\n\n{_escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
-    for detail in details(comparison):
+    for detail in [*details(comparison), *shares(comparison)]:
         cells = [[_escape(name), *map(_escape, each)] for name, each in detail.cells.items()]
         rule = [":--", *["--:"] * len(detail.heads)]
         page += f"\n{_escape(detail.caption)}\n\n{_table([detail.of, *detail.heads], rule, cells)}\n"

@@ -32,6 +32,10 @@ def sentences(comparison: Comparison) -> list[str]:
             f"{_names(taught)} learn{'s' if len(taught) == 1 else ''} from a teacher; the {' or '.join(spent)} "
             f"device seconds that it cost are in all runs of each."
         )
+    if mined := sorted({seconds(row.mining_seconds) for row in table if row.mining_seconds}):
+        said.append(
+            f"The {' or '.join(mined)} device seconds that it took to mine negatives are in all runs of each row."
+        )
     for kind, what in (
         ("generated", "generated queries alone, which nobody asked"),
         ("both", "generated queries beside the judged ones"),
@@ -121,6 +125,13 @@ def seconds(value: float) -> str:
     if value == 0:
         return "–"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def money(value: float | None) -> str:
+    """An amount with two significant digits or more: "0.0038", "0.42", "1,204.50"; an en dash where it is not known."""
+    if value is None:
+        return "–"
+    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:#.2g}" if value >= 0.0001 else "< 0.0001"
 
 
 def knobs(row: Row) -> str:

@@ -12,6 +12,7 @@ import typer.main
 
 from orchestrator.cli import app
 from orchestrator.config import load
+from orchestrator.config_schema import PricesSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,8 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, taught, students, generated = [block for language, block in BLOCKS if language == "yaml"]
+    blocks = [block for language, block in BLOCKS if language == "yaml"]
+    written, negatives, taught, students, generated, prices = blocks
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
     quickstart = load(tmp_path / "x.yaml")
     assert quickstart == load("experiments/quickstart.yaml")
@@ -63,6 +65,8 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", generated, written, flags=re.M), encoding="utf-8")
     made = load(other)
     assert [made.training_for(row).queries for row in made.recipes] == ["judged", "both", "generated"]
+    other.write_text(written + prices, encoding="utf-8")
+    assert load(other).prices == PricesSettings(cpu=0.04, cuda=2.5, currency="USD")
 
 
 def test_its_python_runs():
