@@ -42,7 +42,7 @@ def _columns(comparison: Comparison) -> list[_Column]:
         _Column("model TFLOPs", lambda line: f"{line.cost.flops / 1e12:,.1f}"),
         _Column(
             "of the products' rate",
-            lambda line: "–" if line.utilisation is None else f"{line.utilisation:.0%}",
+            lambda line: "–" if line.utilisation is None else f"{line.utilisation:.1%}",
             "Of the products' rate: the time that these FLOPs take at the rate at which the devices multiply matrices, "
             "measured apart, over the time that the devices were held.",
         ),

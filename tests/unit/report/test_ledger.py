@@ -212,7 +212,7 @@ def test_the_page_shows_the_ledger():
     ]  # fmt: skip
     assert body[0] == ["shared", "tokenizing", "3.00", "–", "0", "0", "0.0", "–", "–", "–", "0.0030"]
     training = next(row for row in body if row[:2] == ["big", "training"])
-    assert training[2:] == ["90.0", "–", "0", "0", "0.0", "22%", "3.00", "10.0", "0.090"]
+    assert training[2:] == ["90.0", "–", "0", "0", "0.0", "22.2%", "3.00", "10.0", "0.090"]
     assert body[-1][0] == "total"
     assert body[-1][-1] == wording.money(sum(c.device_seconds for c in COSTS) / 1000)
     head, *body = Cells(page, "shares").found
