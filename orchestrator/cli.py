@@ -193,9 +193,10 @@ def evaluate(experiment: ExperimentFile, overrides: Overrides = None, as_json: A
 
 @app.command()
 def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
-    """Write the report of a finished comparison again, from the store alone."""
+    """Write the report of a finished comparison again, from the store alone, at the prices that are given now."""
     from data import Store, UserError
     from orchestrator import report as report_package
+    from orchestrator.prices import priced
     from orchestrator.records import comparison_from_json
     from orchestrator.report import terminal
 
@@ -217,7 +218,7 @@ def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
             f'"{loaded.name}" has no finished comparison in {loaded.store}',
             mend=f"Run: stillhouse compare {experiment}",
         )
-    comparison = comparison_from_json(json.loads(file.read_text(encoding="utf-8")))
+    comparison = priced(comparison_from_json(json.loads(file.read_text(encoding="utf-8"))), loaded)
     page = report_package.write(comparison, folder)
     terminal.show(comparison)
     typer.echo(f"\nreport  {_short(page)}")

@@ -27,13 +27,26 @@ from orchestrator.encoding import TOKEN_BUDGET
 from orchestrator.evaluation import Evaluated, evaluate_all, teacher, trained, untrained
 from orchestrator.families import families
 from orchestrator.journal import Entry
-from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Seeded, Trial, to_json, trial_from_json
+from orchestrator.rates import peak_flops
+from orchestrator.records import (
+    TEACHER,
+    UNTRAINED,
+    Comparison,
+    Cost,
+    Prices,
+    Result,
+    Seeded,
+    Trial,
+    to_json,
+    trial_from_json,
+)
 from orchestrator.report import wins, wording
 from orchestrator.runs import RunSpec, first_run, most_runs, run_at
 from orchestrator.searches import chosen_on_the_way, search_stage, started_runs, trials_of, winner_of
 from orchestrator.significance import differences
 from orchestrator.tracking import Tracker
 from orchestrator.training import padding_share
+from orchestrator.trial import costs_of
 from orchestrator.tuning import run_all
 from orchestrator.watch import Watch
 from orchestrator.workspace import MODEL, Workspace
@@ -254,7 +267,8 @@ class Job:
         models = [str(self.workspace.trial(run).path / MODEL) for run in runs]  # where the store is now
         trials = [trial_from_json(value) for value in values]
         return tuple(
-            replace(trial, model=model if trial.model else None) for trial, model in zip(trials, models, strict=True)
+            replace(trial, model=model if trial.model else None, costs=costs_of(run, trial.costs))
+            for trial, model, run in zip(trials, models, runs, strict=True)
         )
 
     def train_again(self, trials: dict[str, tuple[Trial, ...]]) -> dict[str, tuple[Trial, ...]]:
@@ -315,6 +329,8 @@ class Job:
         inputs: dict[str, Json] = {"searches": searches, "test": test, "evaluation": evaluation}
         if self.experiment.further_seeds:
             inputs["seeds"] = self.experiment.seeds
+        if self.experiment.prices:  # in MLflow they are part of the numbers, so other prices are another entry
+            inputs["prices"] = self.experiment.prices.model_dump()
         return fingerprint({"name": self.experiment.name, **inputs})
 
     def _comparison(
@@ -389,6 +405,8 @@ class Job:
             ),
             margin=margin,
             environment=environment(self.available, self.size),
+            peak_flops=peak_flops(workspace.store, self._precisions, self.size, self.available),
+            prices=Prices(**experiment.prices.model_dump()) if experiment.prices else None,
         )
         return replace(comparison, query_texts=self._texts(wins.named(comparison)))
 
@@ -400,6 +418,11 @@ class Job:
             id_: wins.cut(text)
             for id_, text in zip(*found.select(["query_id", "text"]).to_pydict().values(), strict=True)
         }
+
+    @property
+    def _precisions(self) -> set[str]:
+        """In which something is encoded; queries of the evaluation are always in fp32."""
+        return {"fp32", *(self.experiment.training_for(row).precision for row in self.experiment.recipes)}
 
     def _shared_costs(self) -> list[Cost]:
         """What recipes share: tokenizing, as the store's manifests have it, generating, mining and teaching; each stage
@@ -419,7 +442,7 @@ class Job:
             for name, cost in (each for part in parts for each in part.items()):
                 before = found.get((cost.stage, name))
                 kinds = dict.fromkeys((*(before.queries if before else ()), workspace.learns))
-                found[cost.stage, name] = replace(cost, queries=tuple(kinds))
+                found[cost.stage, name] = replace(cost, queries=tuple(kinds), made=name)
         return list(found.values())
 
 

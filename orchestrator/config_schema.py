@@ -585,6 +585,20 @@ def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
     return _distinct(values) if values else values
 
 
+class PricesSettings(Section):
+    """What an hour costs of a CPU core and of a GPU."""
+
+    cpu: Annotated[float, Field(ge=0)] | None = None
+    cuda: Annotated[float, Field(ge=0)] | None = None
+    currency: Text = "USD"
+
+    @model_validator(mode="after")
+    def _some(self) -> PricesSettings:
+        if self.cpu is None and self.cuda is None:
+            raise refusal("names no price", "Give cpu, cuda or both: an hour of a core, of a GPU.")
+        return self
+
+
 class Experiment(Section):
     """One experiment: the whole YAML.
 
@@ -608,6 +622,7 @@ class Experiment(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     scaling: ScalingSettings = ScalingSettings()
     tracking: TrackingSettings = TrackingSettings()
+    prices: PricesSettings | None = None  # what the ledger's device seconds are multiplied by; nothing depends on them
     store: Text = ".stillhouse"
     vary: Annotated[dict[Text, dict[Text, dict[Text, Any]]], BeforeValidator(_labelled)] = {}
 

@@ -47,6 +47,12 @@ def dump(value: object) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def undump(text: str) -> Any:
+    """The value of what `dump` wrote."""
+    value, _, _ = _parse(text, lambda line: f"line {line}")
+    return value
+
+
 @dataclass
 class Source:
     """The raw values of an experiment, and where each comes from.

@@ -123,7 +123,7 @@ class EncodeShard:
 
     def __call__(self, shard: Shard) -> pa.Table:
         wanted, where = self._wanted[str(shard.folder)], device()
-        meter = shards.Meter(where.type)
+        meter = shards.Meter(where.type, wanted.precision)
         encoder, sequences = self._encoder(wanted.model), wanted.sequences(shard.number)
         encoding = Encoding.on(where, wanted.precision, wanted.token_budget, pad_id(wanted.model.folder))
         vectors = encoding.embed(encoder.to(where), sequences, meter.count).cpu().numpy()

@@ -62,7 +62,7 @@ class WriteQueries:
         self._texts, self._rows = open_collection(collection).documents["text"], numbers(read_arrow(rows)["document"])
 
     def __call__(self, shard: Shard) -> pa.Table:
-        meter = shards.Meter(self._device.type)
+        meter = shards.Meter(self._device.type, self._writing.precision)
         rows = shard_rows(self._rows, shard, SHARD_DOCUMENTS)
         texts = [self._writing.prompt.replace("{text}", self._texts[row].as_py()) for row in rows.tolist()]
         limit = self._writing.document_tokens

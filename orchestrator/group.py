@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -63,12 +64,30 @@ class Group:
 
     def total(self, value: float) -> float:
         """The sum of a number over ranks."""
-        if self.size == 1:
-            return value
-        device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-        tensor = torch.tensor(value, dtype=torch.float64, device=device)
-        dist.all_reduce(tensor)
+        return value if self.size == 1 else self._reduced(value, dist.ReduceOp.SUM)
+
+    def largest(self, value: float) -> float:
+        """The largest of a number over ranks."""
+        return value if self.size == 1 else self._reduced(value, dist.ReduceOp.MAX)
+
+    def _reduced(self, value: float, how: Any) -> float:
+        tensor = torch.tensor(value, dtype=torch.float64, device=self._device)
+        dist.all_reduce(tensor, how)
         return float(tensor)
+
+    def first_at(self, place: str) -> bool:
+        """Whether no rank before this one is at the same place."""
+        if self.size == 1:
+            return True
+        number = int.from_bytes(hashlib.sha256(place.encode()).digest()[:7])
+        places = [torch.zeros(1, dtype=torch.int64, device=self._device) for _ in range(self.size)]
+        dist.all_gather(places, torch.tensor([number], device=self._device))
+        return number not in [int(each) for each in places[: self.rank]]
+
+    @property
+    def _device(self) -> torch.device:
+        """Where what is exchanged lies."""
+        return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
     def wait(self) -> None:
         """Until every rank has come here."""

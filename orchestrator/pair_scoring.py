@@ -136,6 +136,7 @@ def _share(cost: Cost, share: float) -> Cost:
         examples=round(cost.examples * share),
         tokens=round(cost.tokens * share),
         flops=cost.flops * share,
+        joules=cost.joules * share,
     )
 
 
@@ -160,7 +161,7 @@ class ScoreShard:
         self._encoding = Encoding.on(device(), precision, token_budget, pad_id(folder))
 
     def __call__(self, shard: Shard) -> pa.Table:
-        meter = shards.Meter(self._encoding.device.type)
+        meter = shards.Meter(self._encoding.device.type, self._encoding.precision)
         pairs = self._pairs[shard.number * SHARD_PAIRS : (shard.number + 1) * SHARD_PAIRS]
         queries, documents = np.divmod(pairs, len(self._tokens.documents))
         sequences = self._model.layout.pairs(self._tokens, queries, documents)

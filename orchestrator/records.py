@@ -17,7 +17,12 @@ class Cost:
 
     `device_seconds` is wall seconds times the devices held: CPU cores, or GPUs where there are some.
     `flops` are model FLOPs counted from the tokens that went through the encoder, not measured. What recipes share says
-    for which kinds of queries it was made: `queries` has those that some recipe learns from, none where it is for all.
+    for which kinds of queries it was made: `queries` has those that some recipe learns from, none where it is for all;
+    and `made`, the fingerprint of the stage of the store that the cost is of.
+
+    `peak_bytes` is the most memory that a process held, of several the largest; 0 where it is not known. `joules` is
+    what the devices drew, all that ran on them included; 0.0 where the machine does not tell. `precision` is that of
+    most of the FLOPs ("bf16", "fp32"), empty where it is not known.
     """
 
     stage: str
@@ -31,6 +36,10 @@ class Cost:
     tokens: int = 0
     flops: float = 0.0
     queries: tuple[str, ...] = ()
+    peak_bytes: int = 0
+    joules: float = 0.0
+    precision: str = ""
+    made: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,12 +186,22 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Prices:
+    """What an hour costs of a CPU core and of a GPU; None of what is not priced."""
+
+    cpu: float | None = None
+    cuda: float | None = None
+    currency: str = "USD"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything that a report shows. `results[0]` is the untrained encoder. `costs` holds the whole ledger.
 
     `teacher` is the row that teaches the others, if one does. `differences` are those of all pairs of rows, `margin`
     is what does not matter of one, both on the first measure. `query_texts` has the texts of the test queries that the
-    report names, by id, cut where they are long.
+    report names, by id, cut where they are long. `peak_flops` is what one device does at most by the second, by its
+    kind and the precision ("cpu bf16"), as far as that was measured.
     """
 
     name: str
@@ -203,6 +222,8 @@ class Comparison:
     differences: tuple[Difference, ...] = ()
     margin: float = 0.0
     query_texts: dict[str, str] = field(default_factory=dict)
+    peak_flops: dict[str, float] = field(default_factory=dict)
+    prices: Prices | None = None
 
 
 def to_json(record: Any) -> Any:
@@ -215,7 +236,8 @@ def comparison_from_json(value: dict[str, Any]) -> Comparison:
     results = tuple(_result_from_json(result) for result in value["results"])
     differences = tuple(Difference(**each) for each in value.get("differences", ()))
     parts = {"measures": tuple(value["measures"]), "results": results, "costs": costs_from_json(value["costs"])}
-    return Comparison(**{**value, **parts, "differences": differences})
+    prices = Prices(**value["prices"]) if value.get("prices") else None
+    return Comparison(**{**value, **parts, "differences": differences, "prices": prices})
 
 
 def _result_from_json(value: dict[str, Any]) -> Result:

@@ -16,6 +16,7 @@ from orchestrator import cluster
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.encoding import TokenCount
 from orchestrator.records import Cost, to_json
+from orchestrator.usage import Gauge
 
 
 def run(
@@ -49,15 +50,16 @@ def run(
 class Meter:
     """What a shard costs: the time from here to `into`, and what was counted meanwhile."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, precision: str = "") -> None:
         self.count = TokenCount()
-        self._device, self._began = device, time.perf_counter()
+        self._device, self._precision, self._gauge = device, precision, Gauge(device)
+        self._began = time.perf_counter()
 
     def into(self, table: pa.Table, examples: int) -> pa.Table:
         """The table, with the cost as metadata of its schema."""
         import torch
 
-        wall = time.perf_counter() - self._began
+        wall, used = time.perf_counter() - self._began, self._gauge.read()
         devices = 1 if self._device == "cuda" else torch.get_num_threads()
         cost = Cost(
             stage="encoding",
@@ -68,6 +70,9 @@ class Meter:
             examples=examples,
             tokens=self.count.tokens,
             flops=self.count.flops,
+            peak_bytes=used.peak_bytes,
+            joules=used.joules,
+            precision=self._precision,
         )
         return table.replace_schema_metadata({"cost": json.dumps(to_json(cost))})
 
@@ -90,6 +95,8 @@ def total(costs: Sequence[Cost], stage: str, recipe: str | None = None) -> Cost:
     """Costs on one kind of device together, as an entry of the ledger."""
     sums: dict[str, Any] = {
         name: sum(getattr(each, name) for each in costs)
-        for name in ("device_seconds", "wall_seconds", "examples", "tokens", "flops")
+        for name in ("device_seconds", "wall_seconds", "examples", "tokens", "flops", "joules")
     }
-    return Cost(stage=stage, recipe=recipe, device=costs[0].device, devices=costs[0].devices, **sums)
+    peak, most = max(each.peak_bytes for each in costs), max(costs, key=lambda each: each.flops)
+    kept: dict[str, Any] = {"device": costs[0].device, "devices": costs[0].devices, "precision": most.precision}
+    return Cost(stage=stage, recipe=recipe, peak_bytes=peak, **kept, **sums)

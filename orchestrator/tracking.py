@@ -20,6 +20,7 @@ from typing import Any
 
 from data import UserError
 from orchestrator.records import Comparison, Cost, Progress, Result, Trial
+from orchestrator.report.ledger import money, utilisation
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,13 @@ class Tracker:
                 names = result.name, trial.name
                 run, trial_finished = self._run(comparison.fingerprint, trial.name, names, child)
                 if not trial_finished:
-                    tags, values = _trial_tags(result, trial), _cost_metrics(trial.costs)
+                    tags, values = _trial_tags(result, trial), _cost_metrics(comparison, trial.costs)
                     self._log(run, tags, params=trial.parameters, values=values, curve=trial.curve)
                     self._client.set_terminated(run, STATUS[trial.state])
             if not child_finished:
                 self._log_row(child, comparison, result, runs[result.name])
         params = {"collection": comparison.collection, "encoder": comparison.encoder}
-        self._log(parent, _parent_tags(comparison), params=params, values=_cost_metrics(comparison.costs))
+        self._log(parent, _parent_tags(comparison), params=params, values=_cost_metrics(comparison, comparison.costs))
         self._client.log_artifacts(parent, str(folder))
         self._client.set_terminated(parent, "FINISHED")
 
@@ -113,7 +114,7 @@ class Tracker:
         values = {f"test/{metric_name(measure)}": value for measure, value in result.measures.items()}
         if result.seeds:
             values |= {f"test_sd/{metric_name(measure)}": result.spread(measure) or 0.0 for measure in result.measures}
-        values |= _cost_metrics(cost for cost in comparison.costs if cost.recipe == result.name)
+        values |= _cost_metrics(comparison, (cost for cost in comparison.costs if cost.recipe == result.name))
         if result.index is not None:
             params["index"] = result.index.index
             for figure in ("recall", "median_ms", "p95_ms", "queries_per_second", "build_seconds", "bytes"):
@@ -312,11 +313,17 @@ def _row_tags(comparison: Comparison, result: Result) -> dict[str, str]:
     }
 
 
-def _cost_metrics(costs: Iterable[Cost]) -> dict[str, float]:
-    """Sums over the ledger's entries, and the device seconds of each stage."""
-    values: defaultdict[str, float] = defaultdict(float)
+def _cost_metrics(comparison: Comparison, costs: Iterable[Cost]) -> dict[str, float]:
+    """Sums over entries of a comparison's ledger, the device seconds of each stage, and of the rest what is known."""
+    values, costs = defaultdict[str, float](float), list(costs)
     for cost in costs:
         values[f"cost/{cost.stage}_device_seconds"] += cost.device_seconds
         for field in ("device_seconds", "wall_seconds", "tokens", "flops"):
             values[f"cost/{field}"] += getattr(cost, field)
-    return dict(values)
+    known = {
+        "peak_bytes": max((cost.peak_bytes for cost in costs), default=0) or None,
+        "joules": sum(cost.joules for cost in costs) or None,
+        "utilisation": utilisation(costs, comparison.peak_flops),
+        "money": money(costs, comparison.prices),
+    }
+    return dict(values) | {f"cost/{name}": value for name, value in known.items() if value is not None}

@@ -21,6 +21,7 @@ from orchestrator.encoding import Encoding, TokenCount, chunks
 from orchestrator.gradient_cache import GradientCache
 from orchestrator.group import Group
 from orchestrator.records import Cost, Progress
+from orchestrator.usage import Gauge, Usage
 
 Costs = tuple[Cost, ...]
 
@@ -53,12 +54,15 @@ class Meter:
     validation_seconds: float = 0.0
     training: TokenCount = field(default_factory=TokenCount)
     validation: TokenCount = field(default_factory=TokenCount)
+    training_usage: Usage = field(default_factory=Usage)
+    validation_usage: Usage = field(default_factory=Usage)
 
     @classmethod
     def from_counters(cls, counters: dict[str, Any], group: Group) -> Meter:
         """What a checkpoint holds; rank 0 goes on counting from it and the others from 0."""
-        kept = {name: counters[name] if group.rank == 0 else {} for name in ("training", "validation")}
-        return cls(**{**counters, **{name: TokenCount(**count) for name, count in kept.items()}})
+        kinds = {"training": TokenCount, "validation": TokenCount, "training_usage": Usage, "validation_usage": Usage}
+        kept = {name: counters.get(name, {}) if group.rank == 0 else {} for name in kinds}
+        return cls(**{**counters, **{name: kind(**kept[name]) for name, kind in kinds.items()}})
 
     def of_all(self, group: Group) -> Meter:
         """The counts of all ranks together; every rank must ask."""
@@ -67,12 +71,21 @@ class Meter:
             tokens, padded = int(group.total(count.tokens)), int(group.total(count.padded))
             return TokenCount(tokens, padded, group.total(count.flops))
 
-        return replace(self, training=total(self.training), validation=total(self.validation))
+        def used(usage: Usage) -> Usage:
+            return Usage(int(group.largest(usage.peak_bytes)), group.total(usage.joules))
 
-    def costs(self, point: Progress, device: str, devices: int) -> Costs:
+        return replace(
+            self,
+            training=total(self.training),
+            validation=total(self.validation),
+            training_usage=used(self.training_usage),
+            validation_usage=used(self.validation_usage),
+        )
+
+    def costs(self, point: Progress, device: str, devices: int, precision: str) -> Costs:
         """Ledger entries of training and validation up to a point."""
 
-        def cost(stage: str, seconds: float, examples: int, count: TokenCount) -> Cost:
+        def cost(stage: str, seconds: float, examples: int, count: TokenCount, usage: Usage) -> Cost:
             return Cost(
                 stage=stage,
                 device=device,
@@ -82,11 +95,14 @@ class Meter:
                 examples=examples,
                 tokens=count.tokens,
                 flops=count.flops,
+                peak_bytes=usage.peak_bytes,
+                joules=usage.joules,
+                precision=precision,
             )
 
         return (
-            cost("training", self.training_seconds, point.examples, self.training),
-            cost("validation", self.validation_seconds, 0, self.validation),
+            cost("training", self.training_seconds, point.examples, self.training, self.training_usage),
+            cost("validation", self.validation_seconds, 0, self.validation, self.validation_usage),
         )
 
 
@@ -177,6 +193,13 @@ def fit(
         start, meter = found.step, Meter.from_counters(found.counters, group)
 
     devices = group.size * (1 if device.type == "cuda" else torch.get_num_threads())
+    gauge = Gauge(device.type)
+    counts_energy = group.first_at(gauge.place)  # ranks of one machine would count the same joules
+
+    def used() -> Usage:
+        usage = gauge.read()
+        return usage if counts_energy else replace(usage, joules=0.0)
+
     validation_steps = validation_points(plan.total_steps, settings.validations)
     report_every = max(1, plan.total_steps // 200)
     losses: list[torch.Tensor] = []
@@ -203,6 +226,7 @@ def fit(
             mean_loss = float(torch.stack(losses).mean())  # waits for the device
             losses.clear()
             meter.training_seconds += time.perf_counter() - began
+            meter.training_usage.include(used())
             score, known = None, {"the loss": mean_loss}
             if at_validation and math.isfinite(mean_loss):
                 began = time.perf_counter()
@@ -210,6 +234,7 @@ def fit(
                 score = known["the validation"] = validated.score
                 meter.validation.include(validated.encoded)
                 meter.validation_seconds += time.perf_counter() - began
+                meter.validation_usage.include(used())
             point = Progress(
                 step=done,
                 examples=plan.examples_before(done),
@@ -218,7 +243,8 @@ def fit(
                 validation=score,
                 diagnostics={name: float(value) for name, value in output.diagnostics.items()},
             )
-            used = meter.of_all(group)
+            so_far = meter.of_all(group)
+            costs = so_far.costs(point, device.type, devices, settings.precision)
             for what, value in known.items():
                 if not math.isfinite(value):
                     diverged = DivergedError(
@@ -226,16 +252,18 @@ def fit(
                         where="training.learning_rate",
                         mend=f"Lower it ({settings.learning_rate}), or use precision: fp32.",
                     )
-                    diverged.costs = used.costs(point, device.type, devices)
+                    diverged.costs = costs
                     raise diverged
-            report(point, used.costs(point, device.type, devices) if at_validation else ())
+            report(point, costs if at_validation else ())
             # Here and not between two points: the mean loss of the next point then has all its steps after a kill too.
             due = time.monotonic() - saved_at >= settings.checkpoint_seconds
             if group.rank == 0 and done < plan.total_steps and due:
-                checkpoints.save(done, modules, optimizer, asdict(used))
+                checkpoints.save(done, modules, optimizer, asdict(so_far))
                 saved_at = time.monotonic()
+            gauge.read()  # to report and to save is neither training nor validation
         else:
             meter.training_seconds += time.perf_counter() - began
+            gauge.poll()
 
 
 def validation_points(total_steps: int, validations: int) -> list[int]:

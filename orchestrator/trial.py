@@ -211,7 +211,7 @@ def read_trial(stage: Stage, run: RunSpec) -> Trial:
     """The record of a finished run, under the name of the one that asks: another row may have made it."""
     trial = trial_from_json(json.loads((stage.path / RECORD).read_text(encoding="utf-8")))
     model = str(stage.path / MODEL)
-    return replace(trial, name=run.name, parameters=run.knobs, costs=_of(run, trial.costs), model=model)
+    return replace(trial, name=run.name, parameters=run.knobs, costs=costs_of(run, trial.costs), model=model)
 
 
 def trial_of(workspace: Workspace, run: RunSpec) -> Trial:
@@ -223,7 +223,7 @@ def trial_of(workspace: Workspace, run: RunSpec) -> Trial:
     failure = failure_of(workspace, run)
     if failure is None:
         return reached
-    costs = reached.costs if failure.costs is None else _of(run, failure.costs)
+    costs = reached.costs if failure.costs is None else costs_of(run, failure.costs)
     return replace(reached, state="failed", reason=failure.reason, costs=costs)
 
 
@@ -236,9 +236,13 @@ def record(run: RunSpec, entries: list[Entry], state: str) -> Trial:
         state=state,
         validation=validated[-1].point.validation or 0.0 if validated else 0.0,
         curve=tuple(entry.point for entry in entries),
-        costs=_of(run, validated[-1].costs) if validated else (),
+        costs=costs_of(run, validated[-1].costs) if validated else (),
     )
 
 
-def _of(run: RunSpec, costs: Costs) -> Costs:
-    return tuple(replace(cost, recipe=run.row, trial=run.name) for cost in costs)
+def costs_of(run: RunSpec, costs: Costs) -> Costs:
+    """As the row's that asks. A run that was made before its costs told the precision has that of its settings."""
+    return tuple(
+        replace(cost, recipe=run.row, trial=run.name, precision=cost.precision or run.training.precision)
+        for cost in costs
+    )

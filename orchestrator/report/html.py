@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 from orchestrator.records import Comparison
 from orchestrator.report import plots, svg, wording
+from orchestrator.report.ledger_table import ledger_table, shares
 from orchestrator.report.sections import sections
-from orchestrator.report.table import ledger, rows, total
+from orchestrator.report.table import rows
 
 SENTENCES = 8  # below the heading; where there are more, those in the middle are folded
 
@@ -27,7 +27,7 @@ def page(comparison: Comparison) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
     environment.filters["svg"] = Markup  # from plots, where matplotlib has escaped the text
-    entries, sentences = ledger(comparison), wording.sentences(comparison)
+    sentences = wording.sentences(comparison)
     return environment.get_template("page.html").render(
         comparison=comparison,
         rows=table,
@@ -40,11 +40,8 @@ def page(comparison: Comparison) -> str:
         sentences=sentences,
         shown=len(sentences) if len(sentences) <= SENTENCES else SENTENCES - 2,  # and the last two, which are of all
         seed=wording.configured(comparison, "seed"),
-        ledger=[
-            (recipe or "shared", list(costs)) for recipe, costs in itertools.groupby(entries, lambda cost: cost.recipe)
-        ],
-        devices=sorted({cost.device for cost in entries}),
-        total=total(entries),
+        ledger=ledger_table(comparison),
+        shares=list(shares(comparison)),
         palette=svg.PALETTE,
         wording=wording,
     )

@@ -25,9 +25,9 @@ def page(comparison: Comparison) -> str:
     """The table, the best value of each measure bold and letters raised; above it, as comments, what is to be said.
     Below it wins and losses, and what share of the data is enough, where the page has these.
     """
-    lines = rows(comparison)
+    lines, prices = rows(comparison), comparison.prices
     best = {measure: wording.best(lines, measure) for measure in comparison.measures}
-    heads = ["recipe", *comparison.measures, "device s", "less than"]
+    heads = ["recipe", *comparison.measures, "device s", *([f"cost, {prices.currency}"] if prices else []), "less than"]
     body = []
     for row in lines:
         values = []
@@ -37,7 +37,9 @@ def page(comparison: Comparison) -> str:
             value = number + (f" {_escape(spread)}" if spread else "")
             values.append(f"{value}$^{{{row.beats}}}$" if i == 0 and row.beats else value)
         less = ", ".join(f"{up.over} {wording.times(up.ratio)}" for up in row.speed_ups)
-        body.append([_escape(row.label), *values, _escape(wording.seconds(row.all_seconds)), _escape(less or "–")])
+        paid = [_escape(wording.money(row.money))] if prices else []
+        spent = _escape(wording.seconds(row.all_seconds))
+        body.append([_escape(row.label), *values, spent, *paid, _escape(less or "–")])
     said = [wording.what_was_run(comparison), *wording.sentences(comparison)]
     return "\n".join(
         [

@@ -8,6 +8,7 @@ import re
 from orchestrator.records import Comparison
 from orchestrator.report import wording
 from orchestrator.report.details import Detail, details, knobs
+from orchestrator.report.ledger_table import shares
 from orchestrator.report.table import rows
 
 
@@ -20,9 +21,10 @@ def page(comparison: Comparison) -> str:
         *comparison.measures,
         "device s, chosen run",
         "device s, all runs",
+        *([f"cost, {comparison.prices.currency}"] if comparison.prices else []),
         "less than",
     ]
-    rule = [":--", ":--", *["--:"] * (len(comparison.measures) + 3), ":--"]
+    rule = [":--", ":--", *["--:"] * (len(heads) - 3), ":--"]
     lines = rows(comparison)
     best = {measure: wording.best(lines, measure) for measure in comparison.measures}
     cheapest = wording.cheapest(lines)
@@ -40,13 +42,14 @@ def page(comparison: Comparison) -> str:
                 ],
                 wording.seconds(row.winner_seconds),
                 _bold(wording.seconds(row.all_seconds), row.name in cheapest),
+                *([wording.money(row.money)] if comparison.prices else []),
                 ", ".join(f"{escape(up.over)} {wording.times(up.ratio)}" for up in row.speed_ups) or "–",
             ]
         )
     said = "".join(f"- {escape(sentence)}\n" for sentence in wording.sentences(comparison))
     table = _table([escape(head) for head in heads], rule, body)
     page = f"# {escape(comparison.name)}\n\n{escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
-    for each in (*details(comparison), *knobs(comparison)):
+    for each in (*details(comparison), *knobs(comparison), *shares(comparison)):
         folded = each.of == "query"  # is long where texts are
         page += (
             f"\n<details><summary>{html.escape(each.title)}</summary>\n\n{detail(each)}\n\n</details>\n"

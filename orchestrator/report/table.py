@@ -1,10 +1,10 @@
 """The rows of a comparison: what each recipe reached, and what it cost to get there.
 
-Every cost is a query over the ledger: an entry belongs to the recipe that it names, and evaluation on the test split
-is left out because every recipe pays it alike. What it cost to ask a teacher, and to train it where it is a row, is in
-the ledger once, and each recipe that learns from it is charged all of it: that is what it takes to train the recipe
-alone. The speed-up of a parameter-free recipe over a tuned one is the device seconds of all runs that the tuned one
-needed, over those of all runs that the parameter-free one needed.
+Every cost is a query over the ledger (`report.ledger`): an entry belongs to the recipe that it names, and evaluation on
+the test split is left out because every recipe pays it alike. What it cost to mine negatives, to ask a teacher, and to
+train it where it is a row, is in the ledger once, and each recipe that learns from it is charged all of it: that is
+what it takes to train the recipe alone. The speed-up of a parameter-free recipe over a tuned one is the device seconds
+of all runs that the tuned one needed, over those of all runs that the parameter-free one needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Difference, Result
+from orchestrator.records import TEACHER, UNTRAINED, Comparison, Difference, Result
+from orchestrator.report.ledger import money, own, shared
 
 LEVEL = 0.05  # of p-values
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -36,8 +37,9 @@ class SpeedUp:
 @dataclass(frozen=True)
 class Row:
     """One recipe. `winner_seconds` and `all_seconds` are device seconds of the winning run and of all its runs, with
-    `teacher_seconds`, what it took to train and ask the teacher that it learns from, and `generation_seconds`, what it
-    took to make the queries that it learns from beside those that people asked, or in their place (`queries`).
+    `teacher_seconds`, what it took to train and ask the teacher that it learns from, `generation_seconds`, what it
+    took to make the queries that it learns from beside those that people asked, or in their place (`queries`), and
+    `mining_seconds`, what it took to rank its negatives. `money` is what all of these cost, None without prices.
 
     `knobs` are those that validation chose. `devices` are the kinds of device that the runs were counted on. `letter`
     stands for the row where others are significantly better than it, and `beats` are the letters of those that it is
@@ -59,6 +61,8 @@ class Row:
     speed_ups: tuple[SpeedUp, ...] = ()
     teacher_seconds: float = 0.0
     generation_seconds: float = 0.0
+    mining_seconds: float = 0.0
+    money: float | None = None
     queries: str = "judged"
     letter: str = ""
     beats: str = ""
@@ -86,9 +90,7 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """One row per result, in the order of the comparison."""
-    more = frozenset(seeded.trial.name for result in comparison.results for seeded in result.seeds[1:])
-    found = [_row(result, comparison.costs, comparison.teacher, more) for result in comparison.results]
-    plain = _lettered(found, comparison)
+    plain = _lettered([_row(result, comparison) for result in comparison.results], comparison)
     rivals = [row for row in plain if row.kind in ("tuned", "fixed")]
     if len(rivals) > MOST_RIVALS:
         rivals = [row for row in rivals if row.kind == "tuned"]
@@ -125,42 +127,12 @@ def _lettered(table: list[Row], comparison: Comparison) -> list[Row]:
     return [dataclasses.replace(row, letter=letters[row.name], beats=beats[row.name]) for row in table]
 
 
-def ledger(comparison: Comparison) -> list[Cost]:
-    """The ledger summed over trials: one entry per stage, recipe and kind of device; what all share comes first."""
-    sums: dict[tuple[str, str | None, str], Cost] = {}
-    for cost in comparison.costs:
-        key = (cost.stage, cost.recipe, cost.device)
-        before = sums.get(key)
-        sums[key] = dataclasses.replace(cost, trial=None) if before is None else _plus(before, cost)
-    order: list[str | None] = [None, *(result.name for result in comparison.results)]
-    return sorted(sums.values(), key=lambda cost: order.index(cost.recipe) if cost.recipe in order else len(order))
+def _row(result: Result, comparison: Comparison) -> Row:
+    mine, needed = own(result, comparison), shared(result, comparison)
 
+    def seconds(stage: str) -> float:
+        return sum(cost.device_seconds for cost in needed if cost.stage == stage and cost.recipe is None)
 
-def total(costs: Iterable[Cost]) -> Cost:
-    """The sum of ledger entries, of whatever stage, recipe and device."""
-    sum_ = Cost(stage="total", device="")
-    for cost in costs:
-        sum_ = _plus(sum_, cost)
-    return sum_
-
-
-def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None, more: frozenset[str | None]) -> Row:
-    """`more` are the runs with further seeds."""
-    shared = {"teaching"} if result.taught else set()
-    shared |= {"generation"} if result.queries != "judged" else set()
-    own = [
-        cost
-        for cost in costs
-        if (cost.recipe == result.name and cost.stage != "evaluation" and cost.trial not in more)
-        or (cost.stage in shared and (not cost.queries or result.queries in cost.queries))
-    ]
-    asked = [cost for cost in own if cost.stage == "teaching"]
-    trained_by = teacher if result.taught else None
-    training = [
-        cost
-        for cost in costs
-        if trained_by and cost.recipe == trained_by and cost.stage != "evaluation" and cost.trial not in more
-    ]
     winner = result.winning_trial
     states = [trial.state for trial in result.trials]
     return Row(
@@ -169,14 +141,16 @@ def _row(result: Result, costs: tuple[Cost, ...], teacher: str | None, more: fro
         parameter_free=result.parameter_free,
         knobs=tuple(winner.parameters.items()) if winner else (),
         measures=result.measures,
-        winner_seconds=sum(cost.device_seconds for cost in own if winner and cost.trial == winner.name),
-        all_seconds=sum(cost.device_seconds for cost in (*own, *training)),
+        winner_seconds=sum(cost.device_seconds for cost in mine if winner and cost.trial == winner.name),
+        all_seconds=sum(cost.device_seconds for cost in (*mine, *needed)),
         finished=states.count("finished"),
         stopped=states.count("stopped"),
         failed=states.count("failed"),
-        devices=tuple(sorted({cost.device for cost in own})),
-        teacher_seconds=sum(cost.device_seconds for cost in (*asked, *training)),
-        generation_seconds=sum(cost.device_seconds for cost in own if cost.stage == "generation"),
+        devices=tuple(sorted({cost.device for cost in (*mine, *needed)})),
+        teacher_seconds=seconds("teaching") + sum(cost.device_seconds for cost in needed if cost.recipe),
+        generation_seconds=seconds("generation"),
+        mining_seconds=seconds("mining"),
+        money=money((*mine, *needed), comparison.prices),
         queries=result.queries,
         spread={measure: result.spread(measure) or 0.0 for measure in result.measures} if result.seeds else {},
     )
@@ -188,15 +162,3 @@ def _speed_ups(row: Row, rivals: list[Row], measure: str) -> Iterable[SpeedUp]:
         if row.devices == rival.devices and row.all_seconds > 0 and rival.all_seconds > 0:
             difference = row.measures[measure] - rival.measures[measure]
             yield SpeedUp(rival.name, rival.all_seconds / row.all_seconds, difference)
-
-
-def _plus(left: Cost, right: Cost) -> Cost:
-    return dataclasses.replace(
-        left,
-        devices=max(left.devices, right.devices),
-        device_seconds=left.device_seconds + right.device_seconds,
-        wall_seconds=left.wall_seconds + right.wall_seconds,
-        examples=left.examples + right.examples,
-        tokens=left.tokens + right.tokens,
-        flops=left.flops + right.flops,
-    )

@@ -17,6 +17,7 @@ SPEED_UP_CAPTION = (
     "\nspeed-up: device seconds of the tuned recipe's runs over those of this one's (and the difference in {})"
 )
 WIDE, WIDE_WITH_LETTERS = 110, 126  # columns of a terminal from which on there is room for the speed-ups
+MONEY = 9  # more of them for what it costs in a currency
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
@@ -25,7 +26,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = 132
-    wide = console.width >= (WIDE_WITH_LETTERS if comparison.differences else WIDE)
+    wide = console.width >= (WIDE_WITH_LETTERS if comparison.differences else WIDE) + MONEY * bool(comparison.prices)
     console.print(table(comparison, plain=not console.is_terminal, speed_ups=wide))
     for each in (each for each in details(comparison) if each.of == "recipe"):  # pairs of rows are on the page
         console.print()
@@ -50,6 +51,8 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
         shown.add_column(Text(measure), justify="right", no_wrap=True)
     shown.add_column("chosen\nrun, s", justify="right", no_wrap=True)
     shown.add_column("all\nruns, s", justify="right", no_wrap=True)
+    if comparison.prices:
+        shown.add_column(Text(f"cost,\n{comparison.prices.currency}"), justify="right", no_wrap=True)
     for rival in rivals:
         shown.add_column(Text(f"speed-up over\n{rival}"), justify="right", no_wrap=True)
     best = {measure: wording.best(lines, measure) for measure in comparison.measures}
@@ -68,6 +71,7 @@ def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True
             Text(wording.seconds(row.winner_seconds)),
             _cell(wording.seconds(row.all_seconds), row.name in cheapest),
         ]
+        cells += [Text(wording.money(row.money))] if comparison.prices else []
         over = {speed_up.over: speed_up for speed_up in row.speed_ups}
         cells += [Text(_speed_up(over[rival]) if rival in over else "–") for rival in rivals]
         shown.add_row(*cells)

@@ -32,6 +32,10 @@ def sentences(comparison: Comparison) -> list[str]:
             f"{_names(taught)} learn{'s' if len(taught) == 1 else ''} from a teacher; the {' or '.join(spent)} "
             f"device seconds that it cost are in all runs of each."
         )
+    if mined := sorted({seconds(row.mining_seconds) for row in table if row.mining_seconds}):
+        said.append(
+            f"The {' or '.join(mined)} device seconds that it took to mine negatives are in all runs of each row."
+        )
     for kind, what in (
         ("generated", "generated queries alone, which nobody asked"),
         ("both", "generated queries beside the judged ones"),
@@ -77,13 +81,20 @@ def _tested(comparison: Comparison) -> list[str]:
 
 def seeds(comparison: Comparison, of_one: str = CAVEAT) -> str:
     """How many seeds there are, and what was done with them; `of_one` is what is said of a single one."""
-    found = next(([str(each.seed) for each in result.seeds] for result in comparison.results if result.seeds), [])
-    if not found:
+    further = further_seeds(comparison)
+    if not further:
         return of_one
+    first = next(result.seeds[0].seed for result in comparison.results if result.seeds)
+    *most, last = map(str, [first, *further])
     return (
-        f"Means over the seeds {', '.join(found[:-1])} and {found[-1]}, ± their standard deviation; a query's value in "
-        f"the tests is its mean over them. Searches had the seed {found[0]} alone, and costs are those of that seed."
+        f"Means over the seeds {', '.join(most)} and {last}, ± their standard deviation; a query's value in the tests "
+        f"is its mean over them. Searches had the seed {first} alone, and costs are those of that seed."
     )
+
+
+def further_seeds(comparison: Comparison) -> list[int]:
+    """The seeds beside the first."""
+    return next(([each.seed for each in result.seeds[1:]] for result in comparison.results if result.seeds), [])
 
 
 def value(row: Row, measure: str) -> str:
@@ -154,6 +165,13 @@ def percent(share: float) -> str:
 def signed(value: float, digits: int = 4) -> str:
     """A difference: "+0.0123", "−0.0040"."""
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def money(value: float | None) -> str:
+    """An amount with two significant digits or more: "0.0038", "0.42", "1,204.50"; an en dash where it is not known."""
+    if value is None:
+        return "–"
+    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:#.2g}" if value >= 0.0001 else "< 0.0001"
 
 
 def knobs(row: Row) -> str:

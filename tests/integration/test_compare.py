@@ -58,6 +58,11 @@ def test_the_report(compared: tuple[Flow, Ended]) -> None:
     comparison = flow.comparison
     assert [result["name"] for result in comparison["results"]] == ROWS
     assert {r["name"]: [trial["name"] for trial in r["trials"]] for r in comparison["results"][1:]} == TRIALS
+    assert [*comparison["peak_flops"]] == ["cpu fp32"]
+    made = [cost for cost in comparison["costs"] if cost["flops"]]
+    assert {cost["stage"] for cost in made} == {"training", "validation", "evaluation"}
+    assert all(cost["precision"] == "fp32" and cost["peak_bytes"] > 5e7 for cost in made)
+    assert "peak memory, GB" in (folder / "report.html").read_text()
     states = [trial["state"] for trial in comparison["results"][1]["trials"]]
     assert states == ["finished", "stopped"]
     assert [(result["share"], result["family"]) for result in comparison["results"]] == [(1.0, "")] * len(ROWS)

@@ -177,6 +177,8 @@ def exchanges(group: Group, folder: Path) -> None:
         "large": group.total(2.0**53 - 1 if group.rank else 1.0),
         "gathered": group.gather(torch.full((2, 1, 2), float(group.rank))).tolist(),
         "idle": idle.grad is None,
+        "largest": group.largest(2.0**53 - group.rank),
+        "first": [group.first_at("here"), group.first_at(f"rank {group.rank}")],
     }
     (folder / f"exchanged-{group.rank}.json").write_text(json.dumps(value))
 

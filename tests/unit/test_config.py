@@ -129,6 +129,7 @@ def test_minimal_experiment_has_every_default():
         "evaluation": {"measures": ("nDCG@10", "RR@10", "R@100"), "margin": 0.01, "index": "Flat", "depth": None},
         "scaling": {"workers": 1, "gpus_per_worker": 0.0, "cpus_per_worker": None},
         "tracking": {"uri": "sqlite:///stillhouse.db", "experiment": "small"},
+        "prices": None,
         "store": ".stillhouse",
         "vary": {},
     }
@@ -295,6 +296,9 @@ def test_files_that_are_no_experiment(text, message):
         ("seed: 13", "scaling: {gpus_per_worker: 1.5}",
          "2: scaling.gpus_per_worker: must be a whole number, or a share of one GPU, not 1.5"),
         ("seed: 13", "tracking: {uri: 5}", '2: tracking.uri: must be text, not 5. Put it in quotes: "5".'),
+        ("seed: 13", "prices: {currency: EUR}",
+         "2: prices: names no price. Give cpu, cuda or both: an hour of a core, of a GPU."),
+        ("seed: 13", "prices: {cpu: -1}", "2: prices.cpu: must be at least 0, not -1"),
         ("seed: 13", "tracking: here", '2: tracking: must be a mapping of keys, not "here"'),
         ("name: quickstart", "name: 2024", '1: name: must be text, not 2024. Put it in quotes: "2024".'),
         ("name: quickstart", "name: a b",
@@ -305,8 +309,8 @@ def test_files_that_are_no_experiment(text, message):
          '1: name: must be letters, digits, "-", "_" and ".", beginning with a letter or digit, not ".."'),
         ("name: quickstart", "title: quickstart",
          '1: title: "title" is not a key here (and 1 more). Keys here: name, seed, seeds, collection, encoder, '
-         "negatives, generation, teacher, training, recipes, evaluation, scaling, tracking, store, "
-         "vary."),
+         "negatives, generation, teacher, training, recipes, evaluation, scaling, tracking, prices, "
+         "store, vary."),
         ("name: quickstart\n", "", "1: name: is missing. Add it."),
         ("path: examples/scifact, ", "", "3: collection.path: is missing. Add it."),
         ("validation: 0.1", "validation: 1.0", "3: collection.validation: must be less than 1, not 1.0"),
@@ -786,6 +790,8 @@ experiments = st.fixed_dictionaries(
         "evaluation": st.fixed_dictionaries({"measures": st.sampled_from([["AP"], ["nDCG@3", "RBP(p=0.8)"]])}),
         "scaling": st.fixed_dictionaries({"gpus_per_worker": st.sampled_from([0, 0.25, 1, 2.0])}),
         "tracking": st.fixed_dictionaries({}, optional={"uri": texts, "experiment": st.none() | texts}),
+        "prices": st.none()
+        | st.fixed_dictionaries({"cpu": st.floats(0, 1e9)}, optional={"cuda": st.floats(0, 1e9), "currency": texts}),
         "store": texts,
     },
 )

@@ -70,6 +70,8 @@ def test_exchanges_by_hand(ranks: Path) -> None:
             "large": 2.0**53,  # tokens are counted exactly
             "gathered": [[[0, 0]], [[0, 0]], [[1, 1]], [[1, 1]]],
             "idle": True,
+            "largest": 2.0**53,
+            "first": [rank == 0, True],
         }
 
 
@@ -79,7 +81,8 @@ def test_one_process_alone_exchanges_nothing() -> None:
     weight.sum().backward()
     group.sum_gradients([weight], scale=0.5)
     group.wait()
-    assert (group.rank, group.size, group.total(3.5)) == (0, 1, 3.5)
+    assert (group.rank, group.size, group.total(3.5), group.largest(3.5)) == (0, 1, 3.5, 3.5)
+    assert group.first_at("here")
     assert group.gather(rows) is rows
     assert group.merge(rows) is rows
     assert weight.grad is not None

@@ -12,6 +12,7 @@ import typer.main
 
 from orchestrator.cli import app
 from orchestrator.config import load, variants
+from orchestrator.config_schema import PricesSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,7 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, searched, taught, students, towers, generated, varied = [
+    written, negatives, searched, taught, students, towers, generated, varied, prices = [
         block for language, block in BLOCKS if language == "yaml"
     ]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
@@ -74,6 +75,8 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     assert [made.training_for(row).queries for row in made.recipes] == ["judged", "both", "generated"]
     other.write_text(written + varied, encoding="utf-8")
     assert len(variants(other)) == 4
+    other.write_text(written + prices, encoding="utf-8")
+    assert load(other).prices == PricesSettings(cpu=0.04, cuda=2.5, currency="USD")
 
 
 def test_its_python_runs():

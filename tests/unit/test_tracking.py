@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from orchestrator import tracking
-from orchestrator.records import UNTRAINED, Comparison, Cost, EncoderFigures, Progress, Result, Trial
+from orchestrator.records import UNTRAINED, Comparison, Cost, EncoderFigures, Prices, Progress, Result, Trial
 from orchestrator.tracking import Tracker, is_finished
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,8 @@ RUNS = 1 + 2 + 3  # the comparison, its rows, their trials
 
 def trial(name: str, state: str) -> Trial:
     curve = tuple(Progress(step, 8 * step, 0.5 * step, 1 / step, 0.5, {"margin": 0.1}) for step in range(1, STEPS + 1))
-    costs = (Cost("training", "infonce", name, wall_seconds=3.0),)
+    measured = {"peak_bytes": 500, "joules": 7.0, "flops": 60.0, "precision": "bf16"}
+    costs = (Cost("training", "infonce", name, device_seconds=6.0, wall_seconds=3.0, **measured),)
     return Trial(name, {"temperature": 0.1}, state, 0.5, curve, costs)
 
 
@@ -127,9 +128,31 @@ def test_requests_of_a_comparison(
     assert {(step, value) for key, step, value in logged if key == "train/loss"} == {
         (step, 1 / step) for step in range(1, STEPS + 1)
     }
-    assert ("cost/wall_seconds", 0, 3.0) in logged
+    of_trial = {key: value for key, _, value in logged if key.startswith("cost/")}
+    assert of_trial == {
+        "cost/training_device_seconds": 6.0,
+        "cost/device_seconds": 6.0,
+        "cost/wall_seconds": 3.0,
+        "cost/tokens": 0.0,
+        "cost/flops": 60.0,
+        "cost/peak_bytes": 500.0,
+        "cost/joules": 7.0,
+    }
     of_row = {key: value for key, _, value in runs["infonce"][2] if key.startswith("encoder/")}
     assert of_row == {"encoder/parameters": 9, "encoder/median_ms": 1.5, "encoder/p95_ms": 2.0}
+
+
+def test_what_is_known_of_rates_and_prices(
+    uri: str, comparison: Comparison, folders: tuple[Path, dict[str, Path]]
+) -> None:
+    known = replace(comparison, peak_flops={"cpu bf16": 40.0}, prices=Prices(cpu=3.0))
+    Tracker(uri, "tiny").publish(known, *folders)
+    for name, seconds in (("infonce temperature=0.1", 6), ("infonce", 18), ("tiny", 18)):
+        values = {key: value for key, _, value in held(uri)[name][2] if key.startswith("cost/")}
+        assert values["cost/utilisation"] == pytest.approx(0.25)  # 60 FLOPs at 40 a second, in 6 s
+        assert values["cost/money"] == pytest.approx(seconds * 3 / 3600)
+        assert (values["cost/peak_bytes"], values["cost/joules"]) == (500.0, 7.0 * seconds / 6)
+    assert not {"cost/peak_bytes", "cost/money"} & {key for key, _, _ in held(uri)[UNTRAINED][2]}
 
 
 def test_a_finished_one_takes_none(

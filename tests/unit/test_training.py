@@ -40,10 +40,13 @@ from torch import nn
 import losses
 from data import BatchPlan, Examples, Qrels, RandomNegatives, UserError
 from losses import Embeddings, Loss, LossOutput, Signals
+from orchestrator import training as training_core
+from orchestrator.checkpoints import Checkpoints
 from orchestrator.encoder import BiEncoder
 from orchestrator.encoding import Encoding
 from orchestrator.group import Group
-from orchestrator.training import learning_rate_factor, validation_points
+from orchestrator.training import Meter, learning_rate_factor, validation_points
+from orchestrator.usage import Usage
 
 # By hand: 6 steps, half of them warm-up: a third, two thirds, the whole; then from the whole down by thirds.
 RATES = [1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3]
@@ -351,11 +354,47 @@ def test_costs_by_hand(tmp_path: Path, token_budget: int) -> None:
         assert (validation.stage, validation.examples) == ("validation", 0)
         assert (validation.tokens, validation.flops) == (7 * validations, 100.0 * validations)
         for cost in (training, validation):
-            assert (cost.device, cost.devices) == ("cpu", torch.get_num_threads())
+            assert (cost.device, cost.devices, cost.precision) == ("cpu", torch.get_num_threads(), "fp32")
             assert cost.device_seconds == cost.wall_seconds * cost.devices > 0
+            assert 5e7 < cost.peak_bytes < 1e11  # torch alone is more than 50 MB
         assert recorder.points[step - 1].device_seconds == training.device_seconds
     seconds = [point.device_seconds for point in recorder.points]
     assert seconds == sorted(seconds)
+
+
+class Scripted:
+    """A gauge of usages in their order: of what came before the first step, then of each reading."""
+
+    place = "here"
+
+    def __init__(self, usages: list[Usage]) -> None:
+        self._usages = iter(usages)
+
+    def read(self) -> Usage:
+        return next(self._usages)
+
+    def poll(self) -> None:
+        pass
+
+
+def test_peaks_and_energy_go_to_the_stage_that_they_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    between = Usage(9_999, 99.0)  # while it is reported
+    validated = [Usage(300, 4.0), Usage(700, 1.0), between]
+    read = [Usage(100, 1.0), between, Usage(200, 2.0), between, *validated]
+    gauge = Scripted([*read, *read])
+    monkeypatch.setattr(training_core, "Gauge", lambda device: gauge)
+    recorder = Recorder()
+    run(losses.build("infonce"), tmp_path, recorder, checkpoint_seconds=0)
+    for step, parts in ((3, 1), (6, 2)):
+        training, validation = recorder.costs[step - 1]
+        assert (training.peak_bytes, training.joules) == (300, 7.0 * parts)
+        assert (validation.peak_bytes, validation.joules) == (700, 1.0 * parts)
+    # What a checkpoint has is gone on from; one that was written before has none of it.
+    counters = Checkpoints(tmp_path).latest().counters  # type: ignore[union-attr]
+    meter = Meter.from_counters(counters, Group())
+    assert meter.training_usage == Usage(300, 10.0)  # after five steps
+    old = {name: value for name, value in counters.items() if not name.endswith("usage")}
+    assert Meter.from_counters(old, Group()).training_usage == Usage()
 
 
 class Diverging(Loss):

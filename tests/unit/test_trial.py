@@ -326,7 +326,11 @@ def test_a_record_by_hand(make: Make) -> None:
     trial = record(run, entries, "stopped")
     assert (trial.name, trial.parameters, trial.state) == ("row target=0.3", {"target": 0.3}, "stopped")
     assert trial.validation == 0.4, "the last, not the best"
-    assert trial.costs == tuple(replace(cost, recipe="row", trial="row target=0.3") for cost in COSTS)
+    # The precision of a run whose journal does not tell it, from before it did, is that of its settings.
+    own = {"recipe": "row", "trial": "row target=0.3", "precision": "fp32"}
+    assert trial.costs == tuple(replace(cost, **own) for cost in COSTS)
+    told = [Entry(point, tuple(replace(cost, precision="bf16") for cost in costs)) for point, costs in entries]
+    assert {cost.precision for cost in record(run, told, "stopped").costs} == {"bf16"}
     assert trial.curve == tuple(entry.point for entry in entries)
     assert trial.model is None
     nothing = record(run, [], "stopped")

@@ -24,7 +24,8 @@ from orchestrator.records import (
 )
 from orchestrator.report import latex, markdown, terminal, wording
 from orchestrator.report.details import details
-from orchestrator.report.table import SpeedUp, ledger, rows, total
+from orchestrator.report.ledger import ledger, total
+from orchestrator.report.table import SpeedUp, rows
 
 
 def cost(stage, recipe, trial, seconds, device="cpu"):
