@@ -53,7 +53,7 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
     out = typer.echo
     out(f"\nreport  {_short(outcome.report)}")
     if outcome.tracked:
-        out(f"MLflow  {_mlflow(job.experiment.tracking.uri)}")
+        out(f"MLflow  {_mlflow(job.experiment.tracking.uri, outcome.tracked)}")
     else:
         out("MLflow  could not be reached; run the same command again to send the values, which wait in the store")
 
@@ -362,13 +362,14 @@ def _words(values: Any) -> str:
     return ", ".join(sorted(values)) or "nothing beyond queries and positives"
 
 
-def _mlflow(uri: str) -> str:
-    """Where the runs are to be seen: the server, or the command that starts one."""
+def _mlflow(uri: str, page: str) -> str:
+    """Where the recipes are to be seen side by side: on the server, or on one that a command starts."""
     if uri.startswith("http"):
-        return uri
+        return uri.rstrip("/") + page
     command = Path(sys.executable).with_name("mlflow")
     on_path = shutil.which("mlflow") == str(command)
-    return f"{'mlflow' if on_path else _short(command)} ui --backend-store-uri {uri}   (http://127.0.0.1:5000)"
+    started = f"{'mlflow' if on_path else _short(command)} ui --backend-store-uri {uri}"
+    return f"{started}\n        http://127.0.0.1:5000{page}"
 
 
 def _short(path: Path) -> str:

@@ -26,6 +26,7 @@ from orchestrator.evaluation import Evaluated, evaluate_all, teacher, trained, u
 from orchestrator.journal import Entry
 from orchestrator.records import TEACHER, UNTRAINED, Comparison, Cost, Result, Trial, to_json, trial_from_json
 from orchestrator.report import wording
+from orchestrator.run_facts import Facts
 from orchestrator.runs import RunSpec, runs_of
 from orchestrator.significance import differences
 from orchestrator.tracking import Tracker
@@ -41,11 +42,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished comparison, the path of its HTML report, and whether MLflow has all of it."""
+    """A finished comparison, the path of its HTML report, and where MLflow's UI shows it: None if MLflow lacks some."""
 
     comparison: Comparison
     report: Path
-    tracked: bool
+    tracked: str | None
 
 
 class Job:
@@ -217,21 +218,20 @@ class Job:
         stages = [self.workspace.trial(run) for run in runs]
         plans = {run.name: self.workspace.for_run(run).plan(run.training) for run in runs}
         steps = {name: plan.total_steps for name, plan in plans.items()}
-        comparison = self.fingerprint, self.experiment.name
         self._connect()
         self.display.line(f"training {len(runs)} run(s)")
 
         def on_entries(run: RunSpec, entries: list[Entry]) -> None:
             for entry in entries:
                 self.display.point(run, entry, steps[run.name])
-            self.tracker.publish_points(comparison, run.row, run.name, [entry.point for entry in entries])
+            self.tracker.publish_points(self.facts, run.row, run.name, [entry.point for entry in entries])
 
         self.tracker.import_mlflow()
         try:
             with Watch(list(zip(runs, stages, strict=True)), on_entries):
                 run_all(self.workspace, runs, self.size, self.available, self.display.counting(len(runs)))
         finally:
-            self.tracker.deliver(comparison)
+            self.tracker.deliver(self.facts)
         interrupt.check()
 
     def _searched(self, row: RecipeSettings) -> bool:
@@ -281,7 +281,13 @@ class Job:
         (folder / "experiment.yaml").write_text(comparison.config, encoding="utf-8")
         self.workspace.store.share(folder)
         runs = {row: value.folder for row, value in evaluated.items()}
-        return Outcome(comparison, page, self.tracker.publish(comparison, folder, runs))
+        published = self.tracker.publish(comparison, self.facts, folder, runs)
+        return Outcome(comparison, page, self.tracker.page(comparison.measures[0]) if published else None)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is known of the comparison before it has any value."""
+        return Facts(self.fingerprint, self.experiment, environment(self.available, self.size))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -351,7 +357,7 @@ class Job:
                 lambda done, total: workspace.on_shard("testing the differences", done, total),
             ),
             margin=margin,
-            environment=environment(self.available, self.size),
+            environment=dict(self.facts.environment),
         )
 
     def _shared_costs(self) -> list[Cost]:

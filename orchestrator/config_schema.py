@@ -477,6 +477,7 @@ class TrackingSettings(Section):
 
     uri: Text = "sqlite:///stillhouse.db"
     experiment: Text = ""
+    model: bool = True  # the best encoder, by validation, goes there too, for `mlflow models serve`
 
 
 class Experiment(Section):

@@ -126,7 +126,7 @@ def test_minimal_experiment_has_every_default():
         ),
         "evaluation": {"measures": ("nDCG@10", "RR@10", "R@100"), "margin": 0.01, "index": "Flat", "depth": None},
         "scaling": {"workers": 1, "gpus_per_worker": 0.0, "cpus_per_worker": None},
-        "tracking": {"uri": "sqlite:///stillhouse.db", "experiment": "small"},
+        "tracking": {"uri": "sqlite:///stillhouse.db", "experiment": "small", "model": True},
         "store": ".stillhouse",
     }
 
