@@ -205,6 +205,29 @@ def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def reproduce(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compare, and say which of the numbers that the experiment expects came out. Status 1 where one moved."""
+    from data import UserError
+    from orchestrator import reproduce as numbers
+
+    if not _load(experiment, overrides).expected:
+        what, mend = "the experiment expects no number", f"Add the section, or run: stillhouse compare {experiment}"
+        raise UserError(what, where=f"{experiment}: expected", mend=mend)
+    with _job(experiment, overrides) as job:
+        outcome = job.compare()
+    checks, changed = numbers.check(job.experiment, outcome.comparison), numbers.changes(overrides or ())
+    if as_json:
+        print_json(numbers.to_json(outcome.comparison, checks, changed))
+    else:
+        from orchestrator.report import reproduced
+
+        reproduced.show(outcome.comparison, checks, changed)
+        typer.echo(f"report  {_short(outcome.report)}")
+    if any(check.moved for check in checks):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
 def export(
     experiment: ExperimentFile,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the table, such as arm-adaptive.")],

@@ -480,6 +480,25 @@ class TrackingSettings(Section):
     model: bool = True  # the best encoder, by validation, goes there too, for `mlflow models serve`
 
 
+class ExpectedSettings(Section):
+    """A number that `stillhouse reproduce` looks for: a row's measure, or how many times less device time it needs than
+    a tuned row, all runs of both counted. It may differ by `tolerance`; `source` says who has it, and from where.
+    """
+
+    row: Text
+    measure: Annotated[str, AfterValidator(_measure)] | None = None
+    speed_up_over: Text | None = None
+    value: float
+    tolerance: Annotated[float, Field(ge=0)]
+    source: Text
+
+    @model_validator(mode="after")
+    def _one(self) -> ExpectedSettings:
+        if (self.measure is None) == (self.speed_up_over is None):
+            raise refusal("must have one of measure and speed_up_over")
+        return self
+
+
 class Experiment(Section):
     """One experiment: the whole YAML."""
 
@@ -496,6 +515,7 @@ class Experiment(Section):
     scaling: ScalingSettings = ScalingSettings()
     tracking: TrackingSettings = TrackingSettings()
     store: Text = ".stillhouse"
+    expected: Annotated[tuple[ExpectedSettings, ...], Field(strict=False)] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -128,6 +128,7 @@ def test_minimal_experiment_has_every_default():
         "scaling": {"workers": 1, "gpus_per_worker": 0.0, "cpus_per_worker": None},
         "tracking": {"uri": "sqlite:///stillhouse.db", "experiment": "small", "model": True},
         "store": ".stillhouse",
+        "expected": (),
     }
 
 
@@ -273,7 +274,7 @@ def test_files_that_are_no_experiment(text, message):
          '1: name: must be letters, digits, "-", "_" and ".", beginning with a letter or digit, not ".."'),
         ("name: quickstart", "title: quickstart",
          '1: title: "title" is not a key here (and 1 more). Keys here: name, seed, collection, encoder, '
-         "negatives, generation, teacher, training, recipes, evaluation, scaling, tracking, store."),
+         "negatives, generation, teacher, training, recipes, evaluation, scaling, tracking, store, expected."),
         ("name: quickstart\n", "", "1: name: is missing. Add it."),
         ("path: examples/scifact, ", "", "3: collection.path: is missing. Add it."),
         ("validation: 0.1", "validation: 1.0", "3: collection.validation: must be less than 1, not 1.0"),

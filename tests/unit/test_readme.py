@@ -46,10 +46,12 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, taught, students, generated = [block for language, block in BLOCKS if language == "yaml"]
+    written, negatives, taught, students, generated, expected = [
+        block for language, block in BLOCKS if language == "yaml"
+    ]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
     quickstart = load(tmp_path / "x.yaml")
-    assert quickstart == load("experiments/quickstart.yaml")
+    assert quickstart == load("experiments/quickstart.yaml").model_copy(update={"expected": ()})
     other = tmp_path / "y.yaml"
     other.write_text(re.sub(r"^negatives:.*\n", negatives, written, flags=re.M), encoding="utf-8")
     mixed = load(other).negatives
@@ -63,6 +65,8 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     other.write_text(re.sub(r"^recipes:\n(  - .*\n)+", generated, written, flags=re.M), encoding="utf-8")
     made = load(other)
     assert [made.training_for(row).queries for row in made.recipes] == ["judged", "both", "generated"]
+    other.write_text(written + expected, encoding="utf-8")
+    assert {*load(other).expected} < {*load("experiments/quickstart.yaml").expected}
 
 
 def test_its_python_runs():
