@@ -57,7 +57,7 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
     out = typer.echo
     out(f"\nreport  {_short(outcome.report)}")
     if outcome.tracked:
-        out(f"MLflow  {_mlflow(job.experiment.tracking.uri)}")
+        out(f"MLflow  {_mlflow(job.experiment.tracking.uri, outcome.tracked)}")
     else:
         out("MLflow  could not be reached; run the same command again to send the values, which wait in the store")
 
@@ -225,6 +225,29 @@ def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def reproduce(experiment: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compare, and say which of the numbers that the experiment expects came out. Status 1 where one moved."""
+    from data import UserError
+    from orchestrator import reproduce as numbers
+
+    if not _load(experiment, overrides).expected:
+        what, mend = "the experiment expects no number", f"Add the section, or run: stillhouse compare {experiment}"
+        raise UserError(what, where=f"{experiment}: expected", mend=mend)
+    with _job(experiment, overrides) as job:
+        outcome = job.compare()
+    checks, changed = numbers.check(job.experiment, outcome.comparison), numbers.changes(overrides or ())
+    if as_json:
+        print_json(numbers.to_json(outcome.comparison, checks, changed))
+    else:
+        from orchestrator.report import reproduced
+
+        reproduced.show(outcome.comparison, checks, changed)
+        typer.echo(f"report  {_short(outcome.report)}")
+    if any(check.moved for check in checks):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
 def export(
     experiment: ExperimentFile,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the table, such as arm-adaptive.")],
@@ -368,7 +391,7 @@ def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -
     for number, variant in enumerate(settings, 1):
         with _job(variant.experiment) as job:
             job.display.line(f"setting {number} of {len(settings)}: {', '.join(variant.labels.values())}")
-            job.compare()
+            tracked = job.compare().tracked
     found = study.read(whole, settings, _command(experiment))
     page = study.write(found, whole)
     if as_json:
@@ -376,7 +399,8 @@ def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -
         return
     pages.show(found)
     typer.echo(f"\nreport  {_short(page)}")
-    typer.echo(f"MLflow  {_mlflow(whole.tracking.uri)}")
+    if tracked:
+        typer.echo(f"MLflow  {_mlflow(whole.tracking.uri, tracked)}")
 
 
 def _command(experiment: Path) -> str:
@@ -447,13 +471,14 @@ def _words(values: Any) -> str:
     return ", ".join(sorted(values)) or "nothing beyond queries and positives"
 
 
-def _mlflow(uri: str) -> str:
-    """Where the runs are to be seen: the server, or the command that starts one."""
+def _mlflow(uri: str, page: str) -> str:
+    """Where the recipes are to be seen side by side: on the server, or on one that a command starts."""
     if uri.startswith("http"):
-        return uri
+        return uri.rstrip("/") + page
     command = Path(sys.executable).with_name("mlflow")
     on_path = shutil.which("mlflow") == str(command)
-    return f"{'mlflow' if on_path else _short(command)} ui --backend-store-uri {uri}   (http://127.0.0.1:5000)"
+    started = f"{'mlflow' if on_path else _short(command)} ui --backend-store-uri {uri}"
+    return f"{started}\n        http://127.0.0.1:5000{page}"
 
 
 def _short(path: Path) -> str:

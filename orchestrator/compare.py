@@ -41,6 +41,7 @@ from orchestrator.records import (
     trial_from_json,
 )
 from orchestrator.report import wins, wording
+from orchestrator.run_facts import Facts
 from orchestrator.runs import RunSpec, first_run, most_runs, run_at
 from orchestrator.searches import chosen_on_the_way, search_stage, started_runs, trials_of, winner_of
 from orchestrator.significance import differences
@@ -58,11 +59,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished comparison, the path of its HTML report, and whether MLflow has all of it."""
+    """A finished comparison, the path of its HTML report, and where MLflow's UI shows it: None if MLflow lacks some."""
 
     comparison: Comparison
     report: Path
-    tracked: bool
+    tracked: str | None
 
 
 class Job:
@@ -231,7 +232,6 @@ class Job:
 
     def _run(self, rows: list[RecipeSettings], again: Sequence[RunSpec] = ()) -> None:
         steps: dict[str, int] = {}
-        comparison = self.fingerprint, self.experiment.name
         most = sum(most_runs(row) for row in rows) + len(again)
         self._connect()
         self.display.line(f"training {'at most ' if any(map(chosen_on_the_way, rows)) else ''}{most} run(s)")
@@ -239,7 +239,7 @@ class Job:
         def on_entries(run: RunSpec, entries: list[Entry]) -> None:
             for entry in entries:
                 self.display.point(run, entry, steps[run.name])
-            self.tracker.publish_points(comparison, run.row, run.name, [entry.point for entry in entries])
+            self.tracker.publish_points(self.facts, run, [entry.point for entry in entries])
 
         self.tracker.import_mlflow()
         try:
@@ -252,7 +252,7 @@ class Job:
                 counting = self.display.counting(most)
                 run_all(self.workspace, rows, self.size, self.available, on_start, counting, again)
         finally:
-            self.tracker.deliver(comparison)
+            self.tracker.deliver(self.facts)
         interrupt.check()
 
     def _finished(self, row: RecipeSettings) -> tuple[Trial, ...]:
@@ -318,7 +318,13 @@ class Job:
         (folder / "experiment.yaml").write_text(comparison.config, encoding="utf-8")
         self.workspace.store.share(folder)
         runs = {row: values[0].folder for row, values in evaluated.items()}
-        return Outcome(comparison, page, self.tracker.publish(comparison, folder, runs))
+        published = self.tracker.publish(comparison, self.facts, folder, runs)
+        return Outcome(comparison, page, self.tracker.page(comparison.measures[0]) if published else None)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is known of the comparison before it has any value."""
+        return Facts(self.fingerprint, self.experiment, environment(self.available, self.size))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -404,7 +410,7 @@ class Job:
                 lambda done, total: workspace.on_shard("testing the differences", done, total),
             ),
             margin=margin,
-            environment=environment(self.available, self.size),
+            environment=dict(self.facts.environment),
             peak_flops=peak_flops(workspace.store, self._precisions, self.size, self.available),
             prices=Prices(**experiment.prices.model_dump()) if experiment.prices else None,
         )

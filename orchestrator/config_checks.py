@@ -20,7 +20,7 @@ from orchestrator.config_schema import (
 )
 from orchestrator.config_source import KeyPath
 from orchestrator.recipes import Recipe
-from orchestrator.records import TEACHER
+from orchestrator.records import TEACHER, UNTRAINED
 from tune_spaces import PREFIX, TRAINING, TuneSpace, Value, training_knobs
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def check(experiment: Experiment) -> list[Problem]:
     """Every misfit of a valid experiment."""
-    return [*_sections(experiment), *_rows(experiment)]
+    return [*_sections(experiment), *_rows(experiment), *_expected(experiment)]
 
 
 def _sections(experiment: Experiment) -> Iterator[Problem]:
@@ -37,6 +37,9 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
     if experiment.seeds and experiment.seeds[0] != experiment.seed:
         what = f"is {experiment.seed}, and the first of seeds is {experiment.seeds[0]}"
         yield Problem(("seed",), what, "Remove it, or put it first among the seeds.")
+    if experiment.vary and experiment.expected:
+        what = "is said of one comparison, and this is a study of several"
+        yield Problem(("expected",), what, "Remove it, or write an experiment of one setting.")
     if collection.test_split == collection.train_split:
         what = f'"{collection.test_split}" is what the recipes train on, and says nothing about other queries'
         yield Problem(("collection", "test_split"), what, "Name another split.")
@@ -57,6 +60,33 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
         if cutoffs[deepest] > evaluation.depth:
             what = f"{evaluation.depth} documents are fewer than {deepest} reads"
             yield Problem(("evaluation", "depth"), what, f"Set it to {cutoffs[deepest]} or more, or leave it out.")
+
+
+def _expected(experiment: Experiment) -> Iterator[Problem]:
+    """Whether the table will have what is expected of it."""
+    rows = {row.name: row for row in experiment.recipes}
+    names = [UNTRAINED, *([TEACHER] if experiment.teacher and experiment.teacher.encoder else []), *rows]
+    measures = experiment.evaluation.measures
+    for index, each in enumerate(experiment.expected):
+        here: KeyPath = ("expected", index)
+        if each.row not in names:
+            yield Problem((*here, "row"), f'there is no row "{each.row}"', nearest(each.row, names, "Rows"))
+        elif each.measure and each.measure not in measures:
+            what = f'"{each.measure}" is not measured'
+            yield Problem((*here, "measure"), what, f"Add it to evaluation.measures, or take {' or '.join(measures)}.")
+        elif each.speed_up_over:
+            free = {name for name, row in rows.items() if row.recipe in recipes.RECIPES and _is_free(row)}
+            if each.row not in free:
+                what = f"{each.row} has no speed-up, which is that of a parameter-free recipe"
+                yield Problem((*here, "row"), what, f"Rows: {', '.join(name for name in rows if name in free)}.")
+            elif each.speed_up_over not in rows or each.speed_up_over in free:
+                tuned = [name for name in rows if name not in free]
+                what = f'there is no row with knobs "{each.speed_up_over}"'
+                yield Problem((*here, "speed_up_over"), what, nearest(each.speed_up_over, tuned, "Rows"))
+
+
+def _is_free(row: RecipeSettings) -> bool:
+    return recipes.get(row.recipe).parameter_free
 
 
 def _source(here: KeyPath, source: SourceSettings, least: int) -> Iterator[Problem]:

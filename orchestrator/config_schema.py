@@ -567,6 +567,26 @@ class TrackingSettings(Section):
 
     uri: Text = "sqlite:///stillhouse.db"
     experiment: Text = ""
+    model: bool = True  # the best encoder, by validation, goes there too, for `mlflow models serve`
+
+
+class ExpectedSettings(Section):
+    """A number that `stillhouse reproduce` looks for: a row's measure, or how many times less device time it needs than
+    a tuned row, all runs of both counted. It may differ by `tolerance`; `source` says who has it, and from where.
+    """
+
+    row: Text
+    measure: Annotated[str, AfterValidator(_measure)] | None = None
+    speed_up_over: Text | None = None
+    value: float
+    tolerance: Annotated[float, Field(ge=0)]
+    source: Text
+
+    @model_validator(mode="after")
+    def _one(self) -> ExpectedSettings:
+        if (self.measure is None) == (self.speed_up_over is None):
+            raise refusal("must have one of measure and speed_up_over")
+        return self
 
 
 def _labelled(value: object) -> object:
@@ -625,6 +645,7 @@ class Experiment(Section):
     prices: PricesSettings | None = None  # what the ledger's device seconds are multiplied by; nothing depends on them
     store: Text = ".stillhouse"
     vary: Annotated[dict[Text, dict[Text, dict[Text, Any]]], BeforeValidator(_labelled)] = {}
+    expected: Annotated[tuple[ExpectedSettings, ...], Field(strict=False)] = ()
 
     @model_validator(mode="before")
     @classmethod

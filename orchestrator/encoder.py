@@ -19,6 +19,7 @@ from orchestrator.modules import ROUTER
 Pooling = Literal["cls", "mean", "pooler"]
 
 POOLING = "1_Pooling"  # the folder that says how, in sentence-transformers' layout
+LENGTH = "sentence_bert_config.json"  # the file that says where texts are cut
 
 
 class BiEncoder(nn.Module):
@@ -345,7 +346,7 @@ def _save_modules(tower: Tower, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     encoder.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
     copy_tokenizer(tower.tokenizer, folder)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": tower.max_tokens, "do_lower_case": False})
+    _write_json(folder / LENGTH, {"max_seq_length": tower.max_tokens, "do_lower_case": False})
     modules = ["Transformer", "Pooling"]
     mode = "mean" if encoder.pooling == "mean" else "cls"
     _write_json(

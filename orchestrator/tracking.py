@@ -16,11 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from data import UserError
-from orchestrator.records import Comparison, Cost, Progress, Result, Trial
+from orchestrator.records import Comparison, Cost, Progress, Result
+from orchestrator.report import table
 from orchestrator.report.ledger import money, utilisation
+from orchestrator.run_facts import Facts
+from orchestrator.runs import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -47,29 +52,41 @@ class Tracker:
         self._found: set[str] = set()  # comparisons whose runs in MLflow are in `_runs`
         self._runs: dict[str, tuple[str, bool]] = {}  # fingerprint → id, and whether it is finished
         self._last_steps: dict[str, int] = {}
-        self._waiting: dict[tuple[str, str], Curve] = {}
+        self._started: dict[str, int] = {}  # run → when, in ms
+        self._params: defaultdict[str, set[str]] = defaultdict(set)  # run → those that it has; MLflow lets none change
+        self._waiting: dict[tuple[str, str], tuple[RunSpec, Curve]] = {}
         self._sent_at = self._lost_at = float("-inf")
         self.lost: str | None = None
 
-    def publish_points(self, comparison: tuple[str, str], row: str, trial: str, points: Sequence[Progress]) -> None:
-        """Add to a trial's learning curve, live; what does not arrive is sent with the whole at the end.
+    def page(self, measure: str) -> str:
+        """Where the UI shows the recipes of the experiment side by side, the best first: a path, once it is known.
 
-        Args:
-            comparison: its fingerprint and its name.
+        MLflow opens an experiment at a page for language models, and shows recipes within their comparison, folded up,
+        unless it is asked for another order than that of time.
         """
-        self._waiting.setdefault((row, trial), []).extend(points)
-        self.deliver(comparison, LIVE_SECONDS)
+        asked = {
+            "workflowType": "machine_learning",
+            "compareRunsMode": "CHART",
+            "searchFilter": "tags.`stillhouse.kind` = 'recipe'",
+            "orderByKey": f"metrics.`test/{metric_name(measure)}`",
+            "orderByAsc": "false",
+        }
+        return f"/#/experiments/{self._experiment_id}/runs?{urlencode(asked, quote_via=quote)}"
 
-    def deliver(self, comparison: tuple[str, str], every: float = 0.0) -> None:
+    def publish_points(self, facts: Facts, run: RunSpec, points: Sequence[Progress]) -> None:
+        """Add to a trial's learning curve, live; what does not arrive is sent with the whole at the end."""
+        self._waiting.setdefault((run.row, run.name), (run, []))[1].extend(points)
+        self.deliver(facts, LIVE_SECONDS)
+
+    def deliver(self, facts: Facts, every: float = 0.0) -> None:
         """Send the points that wait, unless that was done less than `every` seconds ago."""
 
         def send() -> None:
-            fingerprint, name = comparison
-            parent, _ = self._run(fingerprint, name, (), None)
-            for (row, trial), points in waiting.items():
-                child, _ = self._run(fingerprint, row, (row,), parent)
-                run, _ = self._run(fingerprint, trial, (row, trial), child)
-                self._log(run, {"stillhouse.kind": "trial"}, curve=points)
+            parent, _ = self._run(facts, (), None)
+            for (row, trial), (made, points) in waiting.items():
+                child, _ = self._run(facts, (row,), parent)
+                run, _ = self._run(facts, (row, trial), child, made=made)
+                self._log(run, params=facts.params(row, made), curve=points)
 
         now = time.monotonic()
         if self._waiting and now - self._sent_at >= every and now - self._lost_at >= RETRY_SECONDS:
@@ -77,44 +94,57 @@ class Tracker:
             self._guard(send)
             self._sent_at = time.monotonic()
 
-    def publish(self, comparison: Comparison, folder: Path, runs: Mapping[str, Path]) -> bool:
+    def publish(self, comparison: Comparison, facts: Facts, folder: Path, runs: Mapping[str, Path]) -> bool:
         """Bring MLflow up to date with a finished comparison; False if it could not be reached.
 
         Args:
             folder: the report's files, which become artifacts of the parent.
             runs: row → the folder with its TREC run and per-query values.
         """
-        if self._client is None and is_finished(self._uri, self._experiment_name, comparison.fingerprint):
+        if self._client is None and (found := finished_in(self._uri, self._experiment_name, comparison.fingerprint)):
+            self._experiment_id = found
             return True
-        return self._guard(lambda: self._publish(comparison, folder, runs))
+        return self._guard(lambda: self._publish(comparison, facts, folder, runs))
 
-    def _publish(self, comparison: Comparison, folder: Path, runs: Mapping[str, Path]) -> None:
-        parent, finished = self._run(comparison.fingerprint, comparison.name, (), None)
+    def _publish(self, comparison: Comparison, facts: Facts, folder: Path, runs: Mapping[str, Path]) -> None:
+        parent, finished = self._run(facts, (), None)
         if finished:
             return
+        rows = {row.name: row for row in table.rows(comparison)}
         for result in comparison.results:
-            child, child_finished = self._run(comparison.fingerprint, result.name, (result.name,), parent)
-            for trial in (*result.trials, *(seeded.trial for seeded in result.seeds[1:])):
-                names = result.name, trial.name
-                run, trial_finished = self._run(comparison.fingerprint, trial.name, names, child)
+            costs = [cost for cost in comparison.costs if cost.recipe == result.name]
+            child, child_finished = self._run(facts, (result.name,), parent, _wall(costs))
+            measures = {each.trial.name: each.measures for each in result.seeds}
+            further = [(each.trial, each.seed) for each in result.seeds[1:]]
+            for trial, seed in [*((each, None) for each in result.trials), *further]:
+                made = facts.run_of(result.name, trial, seed)
+                run, trial_finished = self._run(facts, (result.name, trial.name), child, _wall(trial.costs), made)
                 if not trial_finished:
-                    tags, values = _trial_tags(result, trial), _cost_metrics(comparison, trial.costs)
-                    self._log(run, tags, params=trial.parameters, values=values, curve=trial.curve)
-                    self._client.set_terminated(run, STATUS[trial.state])
+                    tags = {**facts.tags(result.name, made), "stillhouse.state": trial.state}
+                    tags |= {"stillhouse.reason": trial.reason} if trial.reason else {}
+                    values = {**_cost_metrics(comparison, trial.costs), "validation/best": trial.validation}
+                    values |= _test_metrics(measures.get(trial.name, {}))
+                    self._log(run, tags, params=facts.params(result.name, made), values=values, curve=trial.curve)
+                    self._end(run, _wall(trial.costs), STATUS[trial.state])
             if not child_finished:
-                self._log_row(child, comparison, result, runs[result.name])
-        params = {"collection": comparison.collection, "encoder": comparison.encoder}
-        self._log(parent, _parent_tags(comparison), params=params, values=_cost_metrics(comparison, comparison.costs))
+                self._log_row(child, comparison, facts, result, rows[result.name], runs[result.name])
+                self._end(child, _wall(costs))
+        tags = facts.tags()
+        if facts.experiment.tracking.model and (model := self._log_model(comparison, facts)):
+            tags["stillhouse.model"] = model
+        self._log(parent, tags, params=facts.params(), values=_cost_metrics(comparison, comparison.costs))
         self._client.log_artifacts(parent, str(folder))
         self._client.set_terminated(parent, "FINISHED")
 
-    def _log_row(self, run: str, comparison: Comparison, result: Result, folder: Path) -> None:
+    def _log_row(
+        self, run: str, comparison: Comparison, facts: Facts, result: Result, row: table.Row, folder: Path
+    ) -> None:
         winner = result.winning_trial
-        params = {"recipe": result.recipe, **(winner.parameters if winner else {})}
-        values = {f"test/{metric_name(measure)}": value for measure, value in result.measures.items()}
+        params = facts.params(result.name, facts.run_of(result.name, winner) if winner else None)
+        values = _test_metrics(result.measures)
         if result.seeds:
             values |= {f"test_sd/{metric_name(measure)}": result.spread(measure) or 0.0 for measure in result.measures}
-        values |= _cost_metrics(comparison, (cost for cost in comparison.costs if cost.recipe == result.name))
+        values |= _cost_metrics(comparison, [cost for cost in comparison.costs if cost.recipe == result.name])
         if result.index is not None:
             params["index"] = result.index.index
             for figure in ("recall", "median_ms", "p95_ms", "queries_per_second", "build_seconds", "bytes"):
@@ -124,26 +154,59 @@ class Tracker:
                 values[f"encoder/{figure}"] = getattr(result.encoder, figure)
         if winner:
             values["validation/best"] = winner.validation
-        tags, curve = _row_tags(comparison, result), winner.curve if winner else ()
-        self._log(run, tags, params=params, values=values, curve=curve)
+            values |= {"cost/chosen_run_seconds": row.winner_seconds, "cost/all_runs_seconds": row.all_seconds}
+            values |= {f"speed_up/over_{metric_name(each.over)}": each.ratio for each in row.speed_ups}
+        self._log(run, facts.tags(result.name), params=params, values=values, curve=winner.curve if winner else ())
         self._client.log_artifacts(run, str(folder))
-        self._client.set_terminated(run, "FINISHED")
 
-    def _run(self, comparison: str, name: str, within: Sequence[str], parent: str | None) -> tuple[str, bool]:
+    def _log_model(self, comparison: Comparison, facts: Facts) -> str | None:
+        """The best encoder as a model of its row's run; its URI, None where there is none."""
+        from orchestrator import tracked_model
+
+        chosen = tracked_model.best(comparison.results)
+        if chosen is None:
+            return None
+        result, trial = chosen
+        encoder = Path(trial.model or "")
+        if not encoder.is_dir():
+            log.warning("MLflow gets no model: the encoder of %s is not at %s", result.name, encoder)
+            return None
+        run = self._client.get_run(self._runs[f"{facts.fingerprint}/{result.name}"][0])
+        name = f"{comparison.name}-{result.name}"
+        return tracked_model.log_model(self._client, run, name, encoder, facts.query_tokens(result.name))
+
+    def _end(self, run: str, seconds: float, state: str = "FINISHED") -> None:
+        """Say that a run is over, and that it took so many seconds: what happened, not how long it took to log it."""
+        self._client.set_terminated(run, state, self._started[run] + int(1000 * seconds))
+
+    def _run(
+        self,
+        facts: Facts,
+        within: tuple[str, ...],
+        parent: str | None,
+        seconds: float = 0.0,
+        made: RunSpec | None = None,
+    ) -> tuple[str, bool]:
         """The id of a comparison's run, of its row's or of its trial's, and whether it is finished; made if it is new.
 
         Args:
-            comparison: its fingerprint. The same trial in two comparisons has a run in each.
+            facts: the comparison's. The same trial in two comparisons has a run in each.
             within: the names of the row and of the trial, as far as the run is within these.
+            seconds: how long ago it began.
+            made: what a trial is a run of.
         """
         self._connect()
-        if comparison not in self._found:
-            self._find(comparison)
-        fingerprint = "/".join((comparison, *within))
+        if facts.fingerprint not in self._found:
+            self._find(facts.fingerprint)
+        fingerprint = "/".join((facts.fingerprint, *within))
         if fingerprint not in self._runs:
-            tags = {FINGERPRINT: fingerprint} | ({PARENT: parent} if parent else {})
-            run = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
-            self._runs[fingerprint], self._last_steps[run] = (run, False), -1
+            tags = {FINGERPRINT: fingerprint, **facts.tags(within[0] if within else None, made)} | (
+                {PARENT: parent} if parent else {}
+            )
+            name = within[-1] if within else facts.experiment.name
+            began = int(1000 * (time.time() - seconds))
+            run = self._client.create_run(self._experiment_id, began, tags, name).info.run_id
+            self._runs[fingerprint], self._last_steps[run], self._started[run] = (run, False), -1, began
         return self._runs[fingerprint]
 
     def _find(self, comparison: str) -> None:
@@ -154,6 +217,8 @@ class Tracker:
             for run in found:
                 finished = run.info.status in STATUS.values()
                 self._runs.setdefault(run.data.tags[FINGERPRINT], (run.info.run_id, finished))
+                self._started[run.info.run_id] = run.info.start_time
+                self._params[run.info.run_id] |= {*run.data.params}
             page = found.token
             if not page:
                 break
@@ -162,9 +227,9 @@ class Tracker:
     def _log(
         self,
         run: str,
-        tags: Mapping[str, str],
+        tags: Mapping[str, str] = MappingProxyType({}),
         *,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
         values: Mapping[str, float] | None = None,
         curve: Sequence[Progress] = (),
     ) -> None:
@@ -177,14 +242,16 @@ class Tracker:
         for point in curve:
             if point.step > last:
                 metrics += [Metric(key, value, now, point.step) for key, value in _of_point(point).items()]
+        new = {key: value for key, value in (params or {}).items() if key not in self._params[run]}
         rest = {
-            "params": [Param(key, str(value)) for key, value in (params or {}).items()],
+            "params": [Param(key, value) for key, value in new.items()],
             "tags": [RunTag(key, value) for key, value in tags.items()],
         }
         known = self._last_steps.pop(run, -1)  # forgotten while it is uncertain: asked again after a failure
         for part in _parts(metrics):
             self._client.log_batch(run, metrics=part, **rest)
             rest = {}
+        self._params[run] |= {*new}
         self._last_steps[run] = max(known, curve[-1].step) if curve else known
 
     def _last_step(self, run: str) -> int:
@@ -200,6 +267,7 @@ class Tracker:
         # The defaults wait for minutes where a server is down; ours is asked again later.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow import MlflowClient
@@ -248,24 +316,25 @@ def metric_name(name: str) -> str:
     return name.replace("@", "_at_").replace("(", "_").replace(")", "").replace("=", "_").replace(",", "_")
 
 
-def is_finished(uri: str, experiment: str, fingerprint: str) -> bool:
-    """Whether a sqlite database of MLflow's holds this run as finished, asked without MLflow: its import takes 2 s.
+def finished_in(uri: str, experiment: str, fingerprint: str) -> str | None:
+    """The id of the experiment in which a sqlite database of MLflow's holds this run as finished, asked without MLflow:
+    its import takes 2 s.
 
-    False where that cannot be told, be it for a server, for no database or for one of another version.
+    None where that cannot be told, be it for a server, for no database or for one of another version.
     """
     file = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or not file.is_file():
-        return False
+        return None
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
             found = database.execute(_FINISHED, (FINGERPRINT, fingerprint, experiment)).fetchone()
     except sqlite3.Error:
-        return False
-    return found is not None
+        return None
+    return str(found[0]) if found else None
 
 
 _FINISHED = """
-SELECT 1 FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)
+SELECT experiment_id FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)
 WHERE tags.key = ? AND tags.value = ? AND experiments.name = ? AND runs.status = 'FINISHED'
 AND runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active'
 """
@@ -292,25 +361,12 @@ def _parts(metrics: list[Any]) -> Iterator[list[Any]]:
     yield part
 
 
-def _trial_tags(result: Result, trial: Trial) -> dict[str, str]:
-    tags = {"stillhouse.kind": "trial", "stillhouse.recipe": result.recipe, "stillhouse.state": trial.state}
-    return {**tags, "stillhouse.reason": trial.reason} if trial.reason else tags
+def _test_metrics(measures: Mapping[str, float]) -> dict[str, float]:
+    return {f"test/{metric_name(measure)}": value for measure, value in measures.items()}
 
 
-def _parent_tags(comparison: Comparison) -> dict[str, str]:
-    tags = {"stillhouse.kind": "comparison", "stillhouse.collection": comparison.collection}
-    return tags | {f"stillhouse.{key}": value for key, value in comparison.environment.items()}
-
-
-def _row_tags(comparison: Comparison, result: Result) -> dict[str, str]:
-    return {
-        "stillhouse.kind": "recipe",
-        "stillhouse.recipe": result.recipe,
-        "stillhouse.parameter_free": str(result.parameter_free).lower(),
-        "stillhouse.queries": result.queries,
-        "stillhouse.collection": comparison.collection,
-        "stillhouse.encoder": comparison.encoder,
-    }
+def _wall(costs: Iterable[Cost]) -> float:
+    return sum(cost.wall_seconds for cost in costs)
 
 
 def _cost_metrics(comparison: Comparison, costs: Iterable[Cost]) -> dict[str, float]:

@@ -58,9 +58,28 @@ def check_mlflow(flow: Flow) -> None:
     # Compared side by side in the UI, rows have the same names, and so have trials.
     of_row = keys["tiny", "static-margin"]
     of_trial = keys["static-margin", "static-margin target=1"]
-    assert keys["tiny", "arm-adaptive"] == of_row > keys["tiny", "untrained"]
+    assert keys["tiny", "arm-adaptive"] - {"speed_up/over_static-margin"} == of_row > keys["tiny", "untrained"]
+    assert "speed_up/over_static-margin" in keys["tiny", "arm-adaptive"]
     assert keys["static-margin", "static-margin target=0.3"] == of_trial == keys["arm-adaptive", "arm-adaptive"]
     only_rows = {f"test/{measure.replace('@', '_at_')}" for measure in MEASURES}
+    only_rows |= {"cost/chosen_run_seconds", "cost/all_runs_seconds"}
     only_rows |= {f"encoder/{figure}" for figure in ("parameters", "median_ms", "p95_ms")}
-    assert of_row - of_trial == only_rows | {"validation/best", "cost/evaluation_device_seconds"}
+    assert of_row - of_trial == only_rows | {"cost/evaluation_device_seconds"}
     assert of_trial < of_row
+    # And so have their parameters; every run is found by its tags, and the best by validation is a model.
+    (tried,) = (run for run in runs if run.info.run_name == "static-margin target=1")
+    named = {key for key in tried.data.params if not key.startswith("loss.")}
+    assert {"training.learning_rate", "training.epochs", "negatives.source", "encoder.query_tokens"} <= named
+    for run in runs:
+        tags = {f"stillhouse.{key}" for key in ("kind", "collection", "encoder", "seed")}
+        assert tags <= set(run.data.tags)
+        if parent_of[run.info.run_id] is not None and run.info.run_name != "untrained":
+            assert named <= set(run.data.params)
+            assert run.data.tags["stillhouse.recipe"] == run.info.run_name.split()[0]
+            assert run.data.params["loss.target"] == {"target=0.3": "0.3", "target=1": "1.0"}.get(
+                run.info.run_name.split()[-1], "adaptive" if "arm" in run.info.run_name else "0.3"
+            )
+    (model,) = client.search_logged_models([runs[0].info.experiment_id])
+    best = max(results.values(), key=lambda each: max([-1, *(t["validation"] for t in each["trials"] if t["model"])]))
+    assert (model.name, model.status) == (f"tiny-{best['name']}", "READY")
+    assert name_of[model.source_run_id] == best["name"]

@@ -128,10 +128,11 @@ def test_minimal_experiment_has_every_default():
         ),
         "evaluation": {"measures": ("nDCG@10", "RR@10", "R@100"), "margin": 0.01, "index": "Flat", "depth": None},
         "scaling": {"workers": 1, "gpus_per_worker": 0.0, "cpus_per_worker": None},
-        "tracking": {"uri": "sqlite:///stillhouse.db", "experiment": "small"},
+        "tracking": {"uri": "sqlite:///stillhouse.db", "experiment": "small", "model": True},
         "prices": None,
         "store": ".stillhouse",
         "vary": {},
+        "expected": (),
     }
 
 
@@ -310,7 +311,7 @@ def test_files_that_are_no_experiment(text, message):
         ("name: quickstart", "title: quickstart",
          '1: title: "title" is not a key here (and 1 more). Keys here: name, seed, seeds, collection, encoder, '
          "negatives, generation, teacher, training, recipes, evaluation, scaling, tracking, prices, "
-         "store, vary."),
+         "store, vary, expected."),
         ("name: quickstart\n", "", "1: name: is missing. Add it."),
         ("path: examples/scifact, ", "", "3: collection.path: is missing. Add it."),
         ("validation: 0.1", "validation: 1.0", "3: collection.validation: must be less than 1, not 1.0"),

@@ -47,12 +47,12 @@ def test_there_are_commands():
 
 
 def test_its_experiment_is_the_quickstart(tmp_path):
-    written, negatives, searched, taught, students, towers, generated, varied, prices = [
+    written, negatives, searched, taught, students, towers, generated, varied, prices, expected = [
         block for language, block in BLOCKS if language == "yaml"
     ]
     (tmp_path / "x.yaml").write_text(written, encoding="utf-8")
     quickstart = load(tmp_path / "x.yaml")
-    assert quickstart == load("experiments/quickstart.yaml")
+    assert quickstart == load("experiments/quickstart.yaml").model_copy(update={"expected": ()})
     other = tmp_path / "y.yaml"
     other.write_text(re.sub(r"^negatives:.*\n", negatives, written, flags=re.M), encoding="utf-8")
     mixed = load(other).negatives
@@ -77,6 +77,8 @@ def test_its_experiment_is_the_quickstart(tmp_path):
     assert len(variants(other)) == 4
     other.write_text(written + prices, encoding="utf-8")
     assert load(other).prices == PricesSettings(cpu=0.04, cuda=2.5, currency="USD")
+    other.write_text(written + expected, encoding="utf-8")
+    assert {*load(other).expected} < {*load("experiments/quickstart.yaml").expected}
 
 
 def test_its_python_runs():

@@ -1,0 +1,52 @@
+"""What came of the numbers that an experiment expects, on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.records import Comparison
+from orchestrator.reproduce import Check, summary
+
+
+def show(
+    comparison: Comparison, checks: Sequence[Check], changed: Sequence[str], console: Console | None = None
+) -> None:
+    """Print each number beside what was expected, and what has to be known of the run to judge it.
+
+    Args:
+        changed: settings that are not those of the experiment's file.
+    """
+    console = console or Console(highlight=False)
+    shown = Table("row", "number", box=None, pad_edge=False, header_style="bold")
+    for column in ("expected", "tolerance", "found", "difference"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    shown.add_column("", no_wrap=True)
+    shown.add_column("source", overflow="fold")
+    for check in checks:
+        style = "bold red" if check.moved else ""
+        shown.add_row(
+            Text(check.row),
+            Text(check.what),
+            f"{check.expected:.4f}",
+            f"±{check.tolerance:g}",
+            "none" if check.found is None else f"{check.found:.4f}",
+            "" if check.found is None else f"{check.found - check.expected:+.4f}".replace("-", "−"),
+            Text("MOVED" if check.moved else "ok", style=style),
+            Text(check.source),
+        )
+    soft = not console.is_terminal
+    if soft:
+        console.width = 160
+    console.print(shown)
+    console.print()
+    if changed:
+        said = "The experiment was changed, so these need not be its numbers: "
+        console.print(Text(said + " ".join(f"--set {each}" for each in changed)), soft_wrap=soft)
+    here = comparison.environment
+    console.print(
+        Text(f"{summary(checks)}. Here: {here.get('machine', '?')}, torch {here.get('torch', '?')}."), soft_wrap=soft
+    )
