@@ -8,18 +8,21 @@ So a search that was killed sees the same values in the same order when it is ru
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from data import Stage
-from orchestrator.checkpoints import Checkpoints, system_errors
+from data import Stage, UserError
+from data.mirror import mirror_of
+from orchestrator.checkpoints import system_errors
 from orchestrator.encoder import BiEncoder, Tower, save_encoder, save_towers
 from orchestrator.group import Group
 from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.records import Progress, Trial, to_json, trial_from_json
 from orchestrator.refresh import Refresh
 from orchestrator.runs import RunSpec
+from orchestrator.spread import Spread, checkpoints_in
 from orchestrator.training import Costs, train
 from orchestrator.workspace import MODEL, Workspace
 
@@ -37,12 +40,16 @@ def run_trial(
     """
     group, workspace = group or Group(), workspace.for_run(run)
     stage = workspace.trial(run)
-    if not stage.done:
+    if not _done(stage, group):
         if group.rank == 0:
             stage.build(lambda partial: _train(workspace, run, partial, report, group))
         else:
             _train(workspace, run, stage.partial, report, group)
         group.wait()
+        if not stage.done:  # brought here from the machine of rank 0
+            raise not_kept(stage)
+        if group.rank and stage.remote:  # it is there on other machines than that of rank 0
+            shutil.rmtree(stage.partial, ignore_errors=True)
         reported = read_trial(stage, run).curve[-1:]
     else:
         reported = read_trial(stage, run).curve
@@ -51,9 +58,35 @@ def run_trial(
             report(point)
 
 
+def _done(stage: Stage, group: Group) -> bool:
+    """Whether the run is finished, the same on every rank."""
+    done = stage.done
+    if stage.remote is None or group.size == 1:
+        return done
+    if done:
+        stage.build(_never)  # goes to where the store is kept, unless it is there
+    group.wait()
+    return group.total(float(stage.done)) == group.size
+
+
+def _never(partial: Path) -> None:
+    raise AssertionError
+
+
+def not_kept(stage: Stage) -> UserError:
+    """What is said of a run that is not where the store is kept, and should be."""
+    assert stage.remote is not None
+    return UserError(
+        f"{stage.remote.uri} does not have a run that was finished on another machine, {stage.name}/{stage.path.name}",
+        where="store",
+        mend="Run again, when every machine of the cluster can write there.",
+    )
+
+
 @system_errors()
 def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[Progress], None], group: Group) -> None:
-    journal = Journal(partial / JOURNAL)
+    spread = Spread(partial, group)
+    journal, checkpoints, mirror = Journal(partial / JOURNAL), checkpoints_in(partial), mirror_of(partial)
     plan = workspace.plan(run.training)
     known = journal.read()
     for entry in known:
@@ -65,6 +98,8 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
             return  # gone over again after a kill; the journal has it
         if group.rank == 0:
             journal.append(Entry(point, costs))
+            if mirror and point.validation is not None:
+                mirror.keep(journal.path)
         _pass_on(point, plan.total_steps, report)
 
     teaching = workspace.teaching
@@ -80,10 +115,10 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
         encoding,
         validate=workspace.validator(encoding),
         report=on_progress,
-        checkpoints=Checkpoints(partial / "checkpoints"),
+        checkpoints=checkpoints,
         group=group,
         signals=teaching.signals(run) if teaching else None,
-        refresh=Refresh(workspace, partial, encoding) if workspace.sources.refreshed else None,
+        refresh=Refresh(workspace, partial, encoding, spread) if workspace.sources.refreshed else None,
         inherits=run.encoder.inherits,
     )
     if group.rank == 0:
@@ -109,7 +144,7 @@ def _save(workspace: Workspace, encoder: BiEncoder, trial: Trial, partial: Path)
     else:
         save_encoder(encoder, folder, tokenizer=workspace.model.path, max_tokens=settings.document_tokens)
     (partial / RECORD).write_text(json.dumps(to_json(trial)), encoding="utf-8")
-    Checkpoints(partial / "checkpoints").clear()
+    checkpoints_in(partial).clear()
     Refresh.clear(partial)
 
 

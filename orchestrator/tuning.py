@@ -13,12 +13,14 @@ from functools import lru_cache, partial
 from typing import Any
 
 from data import UserError
+from data.travel import Packed, pack, unpack
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment, RecipeSettings
-from orchestrator.journal import JOURNAL, Journal
+from orchestrator.group import Group
+from orchestrator.journal import reported
 from orchestrator.records import Progress, Trial
 from orchestrator.runs import RunSpec
-from orchestrator.trial import read_trial, record, run_trial
+from orchestrator.trial import not_kept, read_trial, record, run_trial
 from orchestrator.workspace import Opened, Workspace
 
 METRIC = "validation"
@@ -46,7 +48,7 @@ def run_all(
 
     experiment = workspace.experiment
     held = tune.PlacementGroupFactory([_held(experiment, size)])
-    opened = tuple(workspace.for_run(run).opened for run in runs)
+    opened = tuple(pack(workspace.for_run(run).opened) for run in runs)
     arguments: dict[str, Any] = {"opened": opened, "size": size, "runs": tuple(runs)}
     if experiment.scaling.workers > 1:
         from orchestrator.distributed import DistributedTrial
@@ -89,7 +91,7 @@ def trials_of(workspace: Workspace, runs: Sequence[RunSpec]) -> tuple[Trial, ...
         stage = workspace.trial(run)
         if stage.done:
             return read_trial(stage, run)
-        return record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
+        return record(run, reported(stage), "stopped")
 
     return tuple(trial(run) for run in runs)
 
@@ -122,7 +124,7 @@ def _named(trainable: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, A
     return trial
 
 
-def _trainable(config: dict[str, Any], opened: tuple[Opened, ...], size: WorkerSize, runs: tuple[RunSpec, ...]) -> None:
+def _trainable(config: dict[str, Any], opened: tuple[Any, ...], size: WorkerSize, runs: tuple[RunSpec, ...]) -> None:
     """What a Tune trial runs."""
     from ray import tune
 
@@ -135,7 +137,7 @@ def _trainable(config: dict[str, Any], opened: tuple[Opened, ...], size: WorkerS
 
     try:
         prepare_process(size)
-        run_trial(worker_workspace(opened[config["run"]]), run, report)
+        run_opened(opened[config["run"]], run, report)
     except UserError as error:
         tune.report(refusal(error, seen))
 
@@ -150,9 +152,26 @@ def refusal(error: UserError, seen: int) -> dict[str, Any]:
     return {METRIC: 0.0, TIME: seen, "what": error.what, "where": error.where, "mend": error.mend, "done": True}
 
 
+def run_opened(opened: Any, run: RunSpec, report: Callable[[Progress], None], group: Group | None = None) -> None:
+    """`run_trial` in a training worker, which may be on another machine than the driver.
+
+    Raises:
+        UserError: as `run_trial`; what the run leaves cannot be taken to where the driver finds it.
+    """
+    workspace = worker_workspace(opened)
+    run_trial(workspace, run, report, group)
+    if isinstance(opened, Packed) and not opened.home and not (stage := workspace.trial(run)).kept:
+        raise not_kept(stage)
+
+
+def worker_workspace(opened: Any) -> Workspace:
+    """The workspace of a training worker, of what `pack` makes of `Opened`: everything is in the store by now."""
+    return _workspace(unpack(opened))
+
+
 @lru_cache(maxsize=3)  # of the kinds of queries and the encoders that runs may have
-def worker_workspace(opened: Opened) -> Workspace:
-    """The workspace of a training worker: everything is in the store by now. Kept for the process's next trial."""
+def _workspace(opened: Opened) -> Workspace:
+    """Kept for the process's next trial."""
     return Workspace.of(opened)
 
 
