@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.remote import Remote
+from data.remote import PARTIAL, Remote
 
-PARTIAL = ".partial"  # of a folder in which a stage is being made
 TEMPORARY = ".tmp"  # a file or folder with this suffix is half-written: it never becomes part of a stage
 _OBJECT, _RUN = ".tar", "run-"
 _SHA256, _END = "STILLHOUSE.sha256", ".end"  # of each file in an object; an empty one that says that all were there

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from data.errors import UserError
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"  # of a folder in which a stage is being made
 OBJECT_STORES = ("s3", "gcs", "abfs")  # as pyarrow names them
 
 
@@ -103,6 +104,21 @@ class Remote:
                     size = sum(size for path, size in sizes.items() if path.startswith(inside))
                     found.append(Kept(parts[0], parts[1], size, info.mtime.timestamp() if info.mtime else 0.0, told))
         return sorted(found)
+
+    def begun(self) -> list[tuple[str, str, int, float]]:
+        """What is under way, or was left: stage, fingerprint, bytes, and when it was last written, as in `Kept`."""
+        from pyarrow.fs import FileSelector, FileType
+
+        found: dict[tuple[str, str], tuple[int, float]] = {}
+        with self._reached():
+            infos = self._files.get_file_info(FileSelector(self._base, recursive=True, allow_not_found=True))
+        for info in infos:
+            parts = info.path.removeprefix(f"{self._base}/").split("/")
+            if info.type == FileType.File and len(parts) > 2 and parts[1].endswith(PARTIAL):
+                size, written = found.get((parts[0], parts[1]), (0, 0.0))
+                written = max(written, info.mtime.timestamp() if info.mtime else 0.0)
+                found[parts[0], parts[1]] = size + info.size, written
+        return sorted((stage, name.removesuffix(PARTIAL), *told) for (stage, name), told in found.items())
 
     def reports(self) -> Iterator[str]:
         """The content of every report's JSON."""

@@ -23,8 +23,8 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from data.errors import UserError
-from data.mirror import PARTIAL, TEMPORARY, Mirror, works_for
-from data.remote import MANIFEST, Remote
+from data.mirror import TEMPORARY, Mirror, works_for
+from data.remote import MANIFEST, PARTIAL, Remote
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | tuple[Json, ...] | Mapping[str, Json] | None"
 

@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock
 
 from data.errors import UserError
-from data.mirror import PARTIAL, Mirror, mirror_of, roots, works_for
-from data.remote import MANIFEST, Remote
+from data.mirror import Mirror, mirror_of, roots, works_for
+from data.remote import MANIFEST, PARTIAL, Remote
 from data.store import Store, fetch, kept_mark, push
 
 log = logging.getLogger(__name__)

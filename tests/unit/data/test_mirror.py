@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from data import Shard, Stage, Store, UserError, run_shards
+from data.care import damaged, entries, remove, unused
 from data.mirror import Mirror
 from data.remote import Remote
 
@@ -87,6 +88,27 @@ def test_a_finished_stage_leaves_nothing_under_way(machine: Any) -> None:
     one.build(lambda partial: None)
     assert (there.names(), one.kept) == (set(), True)
     assert [kept.fingerprint for kept in machine("two").remote.kept()] == [one.fingerprint]
+
+
+def test_what_was_left_is_listed_and_goes(machine: Any) -> None:
+    one, there = begun(machine("one"))
+    for content in ("12345", "123"):
+        (one.partial / content).write_text(content)
+        there.keep(one.partial / content)
+    store = machine("two")
+    finished = store.stage("letters", 1, {"content": "b"})
+    finished.build(lambda partial: None)
+    listed = {entry.fingerprint: entry for entry in entries(store)}
+    left = listed[one.fingerprint]
+    assert (len(listed), listed[finished.fingerprint].finished, left.finished) == (2, True, False)
+    with there.remote.reading(f"letters/{one.partial.name}/123.tar") as stream:
+        assert left.bytes == 2 * len(stream.read())  # tar fills up its blocks
+    assert (left.used > 1e9) == (not there.remote.uri.startswith("memory:"))  # which has no clock
+    assert unused(store, [left], left.used) == []
+    assert remove(store, unused(store, [left], left.used + 1)) == [left]
+    assert there.names() == set()
+    assert [entry.fingerprint for entry in entries(store)] == [finished.fingerprint]
+    assert list(damaged(store, entries(store))) == []
 
 
 def test_the_furthest_run_is_gone_on_with(machine: Any) -> None:
