@@ -56,16 +56,16 @@ def uri(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 class Machines:
-    """A head without CPUs, and two machines of one CPU, each with a folder to work in."""
+    """A head without CPUs, and two machines of so many, each with a folder to work in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cpus: int) -> None:
         from ray.cluster_utils import Cluster
 
         self.folders = {name: folder / name for name in ("a", "b")}
         head = {"num_cpus": 0, "env_vars": self._environment(folder / "head"), "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": DETECTED})
         self.nodes = {
-            name: self.cluster.add_node(num_cpus=1, env_vars=self._environment(here))
+            name: self.cluster.add_node(num_cpus=cpus, env_vars=self._environment(here))
             for name, here in self.folders.items()
         }
 
@@ -93,8 +93,9 @@ class Machines:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, uri: str) -> Iterator[Machines]:  # which takes the credentials from the environment
-    machines = Machines(tmp_path / "machines")
+def machines(request: pytest.FixtureRequest, tmp_path: Path, uri: str) -> Iterator[Machines]:
+    """Started after the URI's credentials are in the environment."""
+    machines = Machines(tmp_path / "machines", request.param)
     yield machines
     machines.cluster.shutdown()
 
@@ -123,7 +124,37 @@ def curve(trial: Any) -> list[tuple[int, float, float | None]]:
     return [(point["step"], point["loss"], point["validation"]) for point in trial["curve"]]
 
 
-@pytest.mark.timeout(300)
+def trained(folder: Path, uri: str) -> Any:
+    """The only trial of the report."""
+    report = folder / "cache" / Store(uri).root.name / "reports" / "tiny" / "comparison.json"
+    (trial,) = [trial for result in json.loads(report.read_text())["results"] for trial in result["trials"]]
+    return trial
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("machines", [3], indirect=True)  # too few for four workers
+def test_a_run_on_two_machines(
+    machines: Machines, uri: str, tmp_path: Path, tiny_collection: Path, tiny_model: Path
+) -> None:
+    tiny_flow.write_experiment(tmp_path / "driver", tiny_collection, tiny_model)
+    workers = ["scaling.workers=4", "scaling.cpus_per_worker=1", "training.checkpoint_seconds=0"]
+    negatives = "negatives={source: mined, depth: 9, refresh: 1}"
+    process = compare(machines, tmp_path / "driver", uri, "recipes=[arm-adaptive]", negatives, *workers)
+    try:
+        output, errors = process.communicate(timeout=250)
+    finally:
+        end_session(process.pid)
+    assert process.returncode == 0, errors
+    for stage in ("collection", "tokens", "encoders", "trials"):
+        assert machines.have(f"{stage}/*/manifest.json") == ["a", "b"], output
+    trial = trained(tmp_path / "driver", uri)
+    assert [step for step, _, score in curve(trial) if score is not None] == [4, 8]
+    assert Remote(uri).names("ray-train") == []
+    assert not [name for name in Remote(uri).names("trials") if ".partial/" in name]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("machines", [1], indirect=True)
 def test_a_comparison_outlives_a_machine(
     machines: Machines, uri: str, tmp_path: Path, tiny_collection: Path, tiny_model: Path
 ) -> None:
@@ -151,10 +182,7 @@ def test_a_comparison_outlives_a_machine(
     assert not (Path.cwd() / "cache").exists()
     assert remote.names("ray-train") == []
     assert not [name for name in remote.names("trials") if ".partial/" in name]
-    told = json.loads(
-        (tmp_path / "driver" / "cache" / Store(uri).root.name / "reports/tiny/comparison.json").read_text()
-    )
-    (trial,) = [trial for result in told["results"] for trial in result["trials"]]
+    trial = trained(tmp_path / "driver", uri)
 
     # What one process makes of it.
     threads = torch.get_num_threads()
