@@ -12,11 +12,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from data.errors import UserError
-from data.remote import MANIFEST
+from data.remote import MANIFEST, PARTIAL
 from data.store import Store, kept_mark, manifest, verify
 
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
-PARTIAL, REMOVED = ".partial", ".removed"
+REMOVED = ".removed"
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,12 @@ def entries(store: Store) -> list[Entry]:
     Raises UserError where there is no such folder.
     """
     if store.remote:
-        return [
+        listed = [
             Entry(kept.stage, kept.fingerprint, None, kept.bytes, kept.written, kept.manifest["seconds"])
             for kept in store.remote.kept()
+        ]
+        return listed + [
+            Entry(stage, name, None, size, written, None) for stage, name, size, written in store.remote.begun()
         ]
     if not store.root.is_dir():
         raise UserError("no such folder", where=str(store.root), mend="Name the store: --store FOLDER.")
@@ -104,6 +107,10 @@ def remove(store: Store, found: list[Entry]) -> list[Entry]:
     for entry in found:
         if entry.folder is None:
             assert store.remote is not None
+            if not entry.finished:
+                store.remote.remove_folder(f"{entry.stage}/{entry.fingerprint}{PARTIAL}")
+                gone.append(entry)
+                continue
             store.remote.remove(entry.stage, entry.fingerprint)
             kept_mark(store.root / entry.stage / entry.fingerprint).unlink(missing_ok=True)
             gone.append(entry)

@@ -12,7 +12,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 from data.errors import UserError
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"  # of a folder in which a stage is being made
+OBJECT_STORES = ("s3", "gcs", "abfs")  # as pyarrow names them
 
 
 class Kept(NamedTuple):
@@ -103,6 +105,21 @@ class Remote:
                     found.append(Kept(parts[0], parts[1], size, info.mtime.timestamp() if info.mtime else 0.0, told))
         return sorted(found)
 
+    def begun(self) -> list[tuple[str, str, int, float]]:
+        """What is under way, or was left: stage, fingerprint, bytes, and when it was last written, as in `Kept`."""
+        from pyarrow.fs import FileSelector, FileType
+
+        found: dict[tuple[str, str], tuple[int, float]] = {}
+        with self._reached():
+            infos = self._files.get_file_info(FileSelector(self._base, recursive=True, allow_not_found=True))
+        for info in infos:
+            parts = info.path.removeprefix(f"{self._base}/").split("/")
+            if info.type == FileType.File and len(parts) > 2 and parts[1].endswith(PARTIAL):
+                size, written = found.get((parts[0], parts[1]), (0, 0.0))
+                written = max(written, info.mtime.timestamp() if info.mtime else 0.0)
+                found[parts[0], parts[1]] = size + info.size, written
+        return sorted((stage, name.removesuffix(PARTIAL), *told) for (stage, name), told in found.items())
+
     def reports(self) -> Iterator[str]:
         """The content of every report's JSON."""
         from pyarrow.fs import FileSelector
@@ -119,6 +136,59 @@ class Remote:
             place = f"{self._base}/{stage}/{fingerprint}"
             self._files.delete_file(f"{place}/{MANIFEST}")
             self._files.delete_dir(place)
+
+    def place(self, folder: str) -> tuple[Any, str]:
+        """The pyarrow file system, and the path of a folder in it."""
+        return self._files, f"{self._base}/{folder}"
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files that are somewhere in a folder, below it; none where there is no such folder."""
+        from pyarrow.fs import FileSelector, FileType
+
+        place = f"{self._base}/{folder}"
+        with self._reached():
+            infos = self._files.get_file_info(FileSelector(place, recursive=True, allow_not_found=True))
+        return [info.path.removeprefix(f"{place}/") for info in infos if info.type == FileType.File]
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A stream into a file, which is there, over one that was, once it has been written to its end."""
+        path = f"{self._base}/{name}"
+        # What is put into an object store is there as a whole; elsewhere a rename does that.
+        whole = self._files.type_name in OBJECT_STORES
+        place = path if whole else f"{path}.{uuid.uuid4().hex}.tmp"
+        with self._reached():
+            if not whole:
+                self._files.create_dir(path.rpartition("/")[0], recursive=True)
+            with self._files.open_output_stream(place) as stream:
+                yield stream
+            if not whole:
+                self._files.move(place, path)
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Any]:
+        """A stream of a file; None where it is not there."""
+        with self._reached():
+            try:
+                stream = self._files.open_input_stream(f"{self._base}/{name}")
+            except FileNotFoundError:
+                yield None
+                return
+            with stream:
+                yield stream
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self._reached(), suppress(FileNotFoundError):
+            self._files.delete_file(f"{self._base}/{name}")
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder, if it is there."""
+        from pyarrow.fs import FileType
+
+        with self._reached(), suppress(FileNotFoundError):
+            if self._files.get_file_info(f"{self._base}/{name}").type != FileType.NotFound:
+                self._files.delete_dir(f"{self._base}/{name}")
 
     def _pointer(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         from pyarrow.fs import FileType
@@ -179,7 +249,7 @@ class Remote:
 
     def _write(self, path: str, content: bytes) -> None:
         self._files.create_dir(path.rpartition("/")[0], recursive=True)
-        with self._files.open_output_stream(path) as file:
+        with self.writing(path.removeprefix(f"{self._base}/")) as file:
             file.write(content)
 
     def _copy_there(self, folder: Path, place: str) -> None:

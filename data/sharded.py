@@ -16,7 +16,9 @@ import pyarrow as pa
 from data.arrow import write_arrow
 from data.errors import UserError
 from data.machines import machines
-from data.store import TEMPORARY, full_disk
+from data.mirror import TEMPORARY, mirror_of
+from data.store import full_disk
+from data.travel import Packed, pack, unpack
 
 
 class Shard(NamedTuple):
@@ -51,7 +53,8 @@ def run_shards(
     """Make those of the shards, of one stage or of several, that are not there yet; after a kill, the rest of them.
 
     `connect` connects to Ray and is called only if there is a shard to make; without it the shards are made in this
-    process, one after the other. On a cluster, every machine must see their folders under the same paths.
+    process, one after the other. On a cluster, every machine must see their folders under the same paths, or the store
+    be at a URI: there a shard goes when it is made, and it is brought here from whichever machine has made it.
 
     Resources: `concurrency` workers (None: as many as fit) take `num_cpus` CPUs and `num_gpus` GPUs each until the last
     shard is done, and nothing else runs: the shard numbers come from the driver, so no CPU has to stay free for a
@@ -65,6 +68,7 @@ def run_shards(
     for folder in {shard.folder for shard in shards}:
         folder.mkdir(parents=True, exist_ok=True)
     missing = [shard for shard in shards if not _finished(shard.path)]
+    missing = _not_brought(missing)
     done = len(shards) - len(missing)
     report(done, len(shards))
     if not missing:
@@ -73,6 +77,7 @@ def run_shards(
         make = worker(**worker_arguments)
         for shard in missing:
             _make_shard(make, shard)
+            _keep(shard)
             done += 1
             report(done, len(shards))
         return
@@ -83,10 +88,11 @@ def run_shards(
     _hush()
     size = min(_pool_size(concurrency, num_cpus, num_gpus), len(missing))
     # One block a shard: from a single block, Ray Data would feed a single worker.
-    items = [{"folder": str(shard.folder.absolute()), "number": shard.number} for shard in missing]
+    folders = list(dict.fromkeys(shard.folder.absolute() for shard in missing))
+    items = [{"folder": folders.index(shard.folder.absolute()), "number": shard.number} for shard in missing]
     made = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Maker,
-        fn_constructor_args=(worker, dict(worker_arguments), num_cpus),
+        fn_constructor_args=(worker, pack((folders, dict(worker_arguments))), num_cpus),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
         num_cpus=num_cpus,
@@ -96,6 +102,7 @@ def run_shards(
         if row["error"]:
             what, where, mend = json.loads(row["error"])
             raise UserError(what, where=where, mend=mend)
+        _bring(Shard(folders[row["folder"]], row["number"]))
         done += 1
         report(done, len(shards))
 
@@ -106,22 +113,27 @@ class _Maker:
     A UserError comes back as a value: raised in a Ray worker, it would arrive as text inside of an error of Ray's.
     """
 
-    def __init__(self, worker: Callable[..., Worker], arguments: dict[str, Any], num_cpus: float) -> None:
+    def __init__(self, worker: Callable[..., Worker], packed: Any, num_cpus: float) -> None:
         # Read by the tokenizers' thread pool when it first starts: as many threads as CPUs were granted.
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         os.environ["RAYON_NUM_THREADS"] = str(max(1, math.floor(num_cpus)))
-        self._worker, self._arguments = worker, arguments
+        self._worker, self._packed = worker, packed
+        self._folders: list[Path] = []
         self._make: Worker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        shard = Shard(Path(batch["folder"][0]), int(batch["number"][0]))
         error = ""
         try:
-            self._make = self._make or self._worker(**self._arguments)
+            if self._make is None:
+                self._folders, arguments = unpack(self._packed)
+                self._make = self._worker(**arguments)
+            shard = Shard(self._folders[int(batch["folder"][0])], int(batch["number"][0]))
             _make_shard(self._make, shard)
+            if _keep(shard) and isinstance(self._packed, Packed) and not self._packed.home:
+                shard.path.unlink()  # the stage is put together on another machine
         except UserError as mendable:
             error = json.dumps([mendable.what, mendable.where, mendable.mend])
-        return {"number": batch["number"], "error": [error]}
+        return {**batch, "error": [error]}
 
 
 def _hush() -> None:
@@ -132,6 +144,39 @@ def _hush() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.ERROR)
+
+
+def _keep(shard: Shard) -> bool:
+    """Take it to where the store is kept, if that is a URI; whether it is there."""
+    mirror = mirror_of(shard.path)
+    return mirror is not None and mirror.keep(shard.path)
+
+
+def _not_brought(shards: list[Shard]) -> list[Shard]:
+    """Those that are not kept at the store's URI either; the others are brought here."""
+    mirrors = {folder: mirror for folder in {shard.folder for shard in shards} if (mirror := mirror_of(folder))}
+    kept = {folder: mirror.names() for folder, mirror in mirrors.items()}
+
+    def brought(shard: Shard) -> bool:
+        if (mirror := mirrors.get(shard.folder)) is None:
+            return False
+        name = shard.path.relative_to(mirror.folder).as_posix()
+        return name in kept[shard.folder] and mirror.bring(name) and _finished(shard.path)
+
+    return [shard for shard in shards if not brought(shard)]
+
+
+def _bring(shard: Shard) -> None:
+    """Bring it here, if a worker on another machine has made it."""
+    mirror = mirror_of(shard.path)
+    if mirror is None or _finished(shard.path):
+        return
+    if not mirror.bring(shard.path.relative_to(mirror.folder).as_posix()):
+        raise UserError(
+            f"{mirror.remote.uri} does not have what a worker on another machine has made",
+            where="store",
+            mend="Run again, when every machine of the cluster can write there.",
+        )
 
 
 def _make_shard(make: Worker, shard: Shard) -> None:

@@ -23,11 +23,10 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from data.errors import UserError
-from data.remote import MANIFEST, Remote
+from data.mirror import TEMPORARY, Mirror, works_for
+from data.remote import MANIFEST, PARTIAL, Remote
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | tuple[Json, ...] | Mapping[str, Json] | None"
-
-TEMPORARY = ".tmp"  # a file with this suffix is half-written: it never becomes part of a stage
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Store:
 
     Args:
         place: the folder, or a URI such as `s3://bucket/folder`. Finished stages are kept there then, and brought from
-            there; work goes on in a folder of this machine, in `STILLHOUSE_CACHE` or else `~/.cache/stillhouse`.
+            there; work goes on in a folder of each machine, in `STILLHOUSE_CACHE` or else `~/.cache/stillhouse`.
         root: another folder to work in.
     """
 
@@ -75,6 +74,8 @@ class Store:
         object.__setattr__(self, "remote", remote)
         # Absolute, because a Ray worker has a working directory of its own.
         object.__setattr__(self, "root", (root or Path(place)).absolute())
+        if remote:
+            works_for(self.root, remote)
 
     def __str__(self) -> str:
         return self.remote.uri if self.remote else str(self.root)
@@ -125,7 +126,17 @@ class Stage:
     @property
     def partial(self) -> Path:
         """The folder in which the output is made; the same one after a kill."""
-        return self.root / self.name / f"{self.fingerprint}.partial"
+        return self.root / self.name / f"{self.fingerprint}{PARTIAL}"
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """What is kept at the store's URI of what is being made; None where the store is a folder."""
+        return Mirror(self.remote, self.partial) if self.remote else None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the finished output is where the store is kept: always, where that is a folder."""
+        return self.here and (self.remote is None or kept_mark(self.path).exists())
 
     def alike(self, but: str) -> list[Path]:
         """The folders of finished stages whose inputs are these but for one; the newest first."""
@@ -204,41 +215,15 @@ class Stage:
             _digests[str(self.path / name), size, mtime] = digest
         log.info("%s %s…: made", self.name, self.fingerprint[:4])
         self._push()
+        if self.mirror and self.kept:
+            self.mirror.clear()
 
     def _fetched(self) -> bool:
-        """Bring the output from where the store is kept; False where it is not there either."""
-        if self.remote is None:
-            return False
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{self.fingerprint}.", suffix=TEMPORARY, dir=self.path.parent) as here:
-            folder = Path(here) / "stage"
-            try:
-                if not self.remote.fetch(self.name, self.fingerprint, folder):
-                    return False
-                verify(folder)
-            except OSError as error:
-                raise full_disk(error, self.path.parent) or error from error
-            except UserError as error:
-                if not error.where or not error.where.startswith(str(folder)):
-                    raise
-                kept = f"{self.remote.uri}, {self.name}/{self.fingerprint}"
-                raise UserError(error.what, where=kept, mend="Remove it there and run again.") from None
-            kept_mark(self.path).touch()
-            with suppress(OSError):  # another process was quicker
-                folder.rename(self.path)
-        log.info("%s %s…: fetched", self.name, self.fingerprint[:4])
-        return True
+        return self.remote is not None and fetch(self.remote, self.path)
 
     def _push(self) -> None:
-        """Take finished output to where the store is kept. Where that fails, the next call tries again."""
-        if self.remote is None or kept_mark(self.path).exists():
-            return
-        try:
-            self.remote.push(self.name, self.fingerprint, self.path)
-        except UserError as error:
-            log.warning("%s %s…: %s", self.name, self.fingerprint[:4], error)
-        else:
-            kept_mark(self.path).touch()
+        if self.remote is not None:
+            push(self.remote, self.path)
 
     def _seal(self, seconds: float) -> dict[str, tuple[int, int, str]]:
         """Bring every file to the disk and write the manifest; returns size, time and checksum of each file."""
@@ -290,6 +275,43 @@ def build_together(stages: Iterable[Stage], make: Callable[[Mapping[str, Path]],
     # Everyone takes the locks in the same order, so that no two wait for each other.
     unique = {stage.fingerprint: stage for stage in stages}
     build([unique[name] for name in sorted(unique)])
+
+
+def fetch(remote: Remote, path: Path) -> bool:
+    """Bring finished output to the folder `path` from where the store is kept; False where it is not there either."""
+    name, mark = path.parent.name, path.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{mark}.", suffix=TEMPORARY, dir=path.parent) as here:
+        folder = Path(here) / "stage"
+        try:
+            if not remote.fetch(name, mark, folder):
+                return False
+            verify(folder)
+        except OSError as error:
+            raise full_disk(error, path.parent) or error from error
+        except UserError as error:
+            if not error.where or not error.where.startswith(str(folder)):
+                raise
+            kept = f"{remote.uri}, {name}/{mark}"
+            raise UserError(error.what, where=kept, mend="Remove it there and run again.") from None
+        kept_mark(path).touch()
+        with suppress(OSError):  # another process was quicker
+            folder.rename(path)
+    log.info("%s %s…: fetched", name, mark[:4])
+    return True
+
+
+def push(remote: Remote, path: Path) -> None:
+    """Take finished output to where the store is kept. Where that fails, the next call tries again."""
+    if kept_mark(path).exists():
+        return
+    name, mark = path.parent.name, path.name
+    try:
+        remote.push(name, mark, path)
+    except UserError as error:
+        log.warning("%s %s…: %s", name, mark[:4], error)
+    else:
+        kept_mark(path).touch()
 
 
 def kept_mark(folder: Path) -> Path:

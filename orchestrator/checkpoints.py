@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +39,14 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The newest checkpoint of a run in `folder`; older ones are removed once a newer one is complete."""
+    """The newest checkpoint of a run in `folder`; older ones are removed once a newer one is complete.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        on_saved: called with its step when a checkpoint has become the newest.
+    """
+
+    def __init__(self, folder: Path, on_saved: Callable[[int], None] | None = None) -> None:
+        self.folder, self._on_saved = folder, on_saved
 
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint, or None."""
@@ -77,6 +81,8 @@ class Checkpoints:
         for old in self.folder.glob("step-*"):
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)
+        if self._on_saved:
+            self._on_saved(step)
 
     def clear(self) -> None:
         """Remove what the finished run no longer needs."""

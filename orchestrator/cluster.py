@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data import Store, UserError
+from data import UserError
 from data.machines import machines
 
 if TYPE_CHECKING:
@@ -49,14 +49,9 @@ class WorkerSize:
     gpus: float
 
 
-def check_store(store: Store) -> None:
-    """Raises UserError for a store at a URI where the connected cluster has, or grows to, several machines."""
-    if store.remote and (count := len(machines())) > 1:
-        raise UserError(
-            f"{store} is a URI, and the cluster has {count} machines, which have to see each other's work under way",
-            where="store",
-            mend="Give a folder that all of them see under the same path.",
-        )
+def several() -> bool:
+    """Whether this process is connected to a cluster that has, or grows to, several machines."""
+    return connected() and len(machines()) > 1
 
 
 def connect() -> None:

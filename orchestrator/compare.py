@@ -82,7 +82,6 @@ class Job:
         if not cluster.connected():
             self.display.line("starting Ray")
             cluster.connect()
-            cluster.check_store(self.workspace.store)
 
     def check(self) -> None:
         """Read the collection, and refuse what would fail later."""

@@ -11,20 +11,29 @@ import asyncio
 import threading
 import uuid
 from concurrent.futures import Future, wait
-from pathlib import Path
 from typing import Any
 
 import ray
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 from ray import tune
 
 from data import Stage, UserError
 from orchestrator.cluster import WorkerSize
 from orchestrator.group import Group
 from orchestrator.records import Progress
-from orchestrator.trial import read_trial, run_trial
-from orchestrator.tuning import COORDINATOR_CPUS, Started, prepare_process, refusal, score, worker_workspace
+from orchestrator.trial import read_trial
+from orchestrator.tuning import (
+    COORDINATOR_CPUS,
+    Started,
+    prepare_process,
+    refusal,
+    run_opened,
+    score,
+    worker_workspace,
+)
 
 PLACEMENT = "placement-group"  # the file with the id of what a run's worker group holds
+_FOLDER = "ray-train/{}"  # of a run, in the store
 LISTEN_SECONDS = 0.5
 ENDING_SECONDS = 60.0
 
@@ -136,14 +145,21 @@ def _release(stage: Stage) -> None:
     from ray._raylet import PlacementGroupID
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    file = _folder(stage) / PLACEMENT
-    if file.exists():
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(file.read_text()))))
-        file.unlink()
+    files, folder = _place(stage)
+    if files.get_file_info(file := f"{folder}/{PLACEMENT}").type == FileType.File:
+        with files.open_input_stream(file) as stream:
+            placement = bytes.fromhex(stream.read().decode())
+        remove_placement_group(PlacementGroup(PlacementGroupID(placement)))
+        files.delete_file(file)
+    if stage.remote:
+        stage.remote.remove_folder(_FOLDER.format(stage.fingerprint))
 
 
-def _folder(stage: Stage) -> Path:
-    return stage.root / "ray-train" / stage.fingerprint
+def _place(stage: Stage) -> tuple[FileSystem, str]:
+    """A folder that all machines see, and the file system that it is in."""
+    if stage.remote:
+        return stage.remote.place(_FOLDER.format(stage.fingerprint))
+    return LocalFileSystem(), str(stage.root / _FOLDER.format(stage.fingerprint))
 
 
 def _trainer(config: dict[str, Any], stage: Stage) -> Any:
@@ -151,6 +167,7 @@ def _trainer(config: dict[str, Any], stage: Stage) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     size, workers = config["size"], worker_workspace(config["opened"]).experiment.scaling.workers
+    files, folder = _place(stage)
     held = {"CPU": size.cpus - COORDINATOR_CPUS / workers}
     return TorchTrainer(
         _worker,
@@ -163,7 +180,8 @@ def _trainer(config: dict[str, Any], stage: Stage) -> Any:
         torch_config=TorchConfig(backend="nccl" if size.gpus else "gloo"),
         run_config=RunConfig(
             name=uuid.uuid4().hex,  # under a name that it knows Ray would resume; the store does that
-            storage_path=str(_folder(stage)),
+            storage_path=folder,
+            storage_filesystem=files,
         ),
     )
 
@@ -183,9 +201,11 @@ def _worker(config: dict[str, Any]) -> None:
     if group.rank == 0:
         placement = get_current_placement_group()
         assert placement is not None
-        (_folder(workspace.trial(config["run"])) / PLACEMENT).write_text(placement.id.hex())
+        files, folder = _place(workspace.trial(config["run"]))
+        with files.open_output_stream(f"{folder}/{PLACEMENT}") as stream:
+            stream.write(placement.id.hex().encode())
     try:
-        run_trial(workspace, config["run"], report, group)
+        run_opened(config["opened"], config["run"], report, group)
     except UserError as error:
         ray.get(gate.refuse.remote(error))
         raise  # the other ranks may be waiting for this one: all of them have to end

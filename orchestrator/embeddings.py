@@ -99,8 +99,9 @@ def embed(
 
     def encode(partials: Mapping[str, Path]) -> None:
         # In the order of what is wanted, which keeps a model's texts together.
-        of = {str(partials[name]): each for name, each in by_name.items() if name in partials}
-        numbered = [Shard(Path(folder), number) for folder, each in of.items() for number in range(each.shards)]
+        of = {partials[name].name: each for name, each in by_name.items() if name in partials}
+        folders = {folder.name: folder for folder in partials.values()}
+        numbered = [Shard(folders[name], number) for name, each in of.items() for number in range(each.shards)]
         shards.run(numbered, EncodeShard, {"wanted": of}, size, available, connect, on_shard)
 
     build_together(stages, encode)
@@ -111,7 +112,7 @@ class EncodeShard:
     """The worker: the vectors of a shard's texts, and what they cost in the table's metadata.
 
     Args:
-        wanted: what is made in each folder.
+        wanted: what is made in each folder, by its name.
     """
 
     def __init__(self, wanted: dict[str, VectorSet], threads: int) -> None:
@@ -122,7 +123,7 @@ class EncodeShard:
         self._loaded: tuple[Model, BiEncoder] | None = None
 
     def __call__(self, shard: Shard) -> pa.Table:
-        wanted, where = self._wanted[str(shard.folder)], device()
+        wanted, where = self._wanted[shard.folder.name], device()
         meter = shards.Meter(where.type, wanted.precision)
         encoder, sequences = self._encoder(wanted.model), wanted.sequences(shard.number)
         encoding = Encoding.on(where, wanted.precision, wanted.token_budget, pad_id(wanted.model.folder))

@@ -269,7 +269,7 @@ class Generation:
             steps = generator_training.plan_of(training, len(arguments["tokens"].documents), settings.training, seed)
             with placed("generation.training", "training"), Watch([(steps.total_steps, stage)], self._on_entries):
                 self._run([Shard(partial, 0)], generator_training.TrainGenerator, arguments, "the generator")
-            side_training.tidy(partial)
+            side_training.gather(partial, steps.total_steps)
 
         return stage.build(make) / side_training.MODEL
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from data import Stage
 from orchestrator.records import Progress, costs_from_json
 from orchestrator.training import Costs
 
@@ -42,6 +44,12 @@ class Journal:
             os.truncate(self.path, whole)
         return entries
 
+    @property
+    def last(self) -> int:
+        """The step of the last whole line, 0 where there is none."""
+        entries, _ = self.tail(0)
+        return entries[-1].point.step if entries else 0
+
     def tail(self, offset: int) -> tuple[list[Entry], int]:
         """The whole lines from byte `offset` on, and the offset after them; for those who watch a run."""
         try:
@@ -54,3 +62,14 @@ class Journal:
         values = [json.loads(line) for line in content[:whole].splitlines()]
         entries = [Entry(Progress(**value["point"]), costs_from_json(value["costs"])) for value in values]
         return entries, offset + whole
+
+
+def reported(stage: Stage) -> list[Entry]:
+    """What a run that is not finished has reported, on whichever machine it came furthest."""
+    here, mirror = Journal(stage.partial / JOURNAL), stage.mirror
+    if mirror is None:
+        return here.tail(0)[0]
+    with tempfile.TemporaryDirectory(prefix="stillhouse-journal-") as folder:
+        there = Journal(Path(folder) / JOURNAL)
+        mirror.bring(JOURNAL, there.path)
+        return max(here, there, key=lambda journal: journal.last).tail(0)[0]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data import Collection, Rows, Shard, Stage, Store, pair_scores
+from data import Collection, Rows, Shard, Stage, Store, file_digest, pair_scores
 from data.arrow import numbers, read_arrow, write_arrow
 from data.pair_scores import PairScores
 from orchestrator import shards
@@ -78,9 +78,9 @@ class PairScoring:
         stage = self.stage(store, collection)
 
         def make(partial: Path) -> None:
-            work = partial / _WORK
             if not (partial / COST).is_file():  # the last that is moved out of the work
-                missing, known, reused = self._plan(stage, work)
+                work = self._work(stage)
+                missing, known, reused = _plan(work)
                 numbered = [Shard(work, number) for number in range(math.ceil(len(missing) / SHARD_PAIRS))]
                 arguments = {
                     "folder": self.folder,
@@ -99,27 +99,42 @@ class PairScoring:
                 vectors = [shard.path.name for shard in numbered] if self.has_vectors else []
                 for name in (*vectors, pair_scores.SCORES, COST):
                     (work / name).rename(partial / name)
-            shutil.rmtree(work, ignore_errors=True)
+            for left in partial.glob(f"{_WORK}*"):
+                shutil.rmtree(left)
 
         return stage.build(make)
 
-    def _plan(self, stage: Stage, work: Path) -> tuple[Rows, pa.Table, list[Cost]]:
-        """The pairs that are to be made, the scores of the others, and the share of their cost; settled once a stage,
-        since what other stages hold may change while this one is made.
+    def _work(self, stage: Stage) -> Path:
+        """The folder of what is under way. What is to be made is settled once a stage, since what other stages hold may
+        change while this one is made; at a URI it is in the name, so that two machines do not mix up their shards.
         """
-        if not work.is_dir():
-            draft = work.with_suffix(".draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            known = pair_scores.known(stage, self.pairs[:0] if self.has_vectors else self.pairs)
-            missing = np.setdiff1d(self.pairs, known.pairs, assume_unique=True)
-            write_arrow(pa.table({"pair": missing}), draft / _MISSING)
-            write_arrow(pa.table({"pair": known.pairs, "score": known.scores}), draft / _KNOWN)
-            reused = [_share(cost(folder), count / len(PairScores(folder))) for folder, count in known.used.items()]
-            (draft / _REUSED).write_text(json.dumps([to_json(each) for each in reused]), encoding="utf-8")
-            draft.rename(work)
-        costs = costs_from_json(json.loads((work / _REUSED).read_text(encoding="utf-8")))
-        return numbers(read_arrow(work / _MISSING)["pair"]), read_arrow(work / _KNOWN), list(costs)
+        draft, mirror = stage.partial / f"{_WORK}.draft", stage.mirror
+        begun = [path for path in sorted(stage.partial.glob(f"{_WORK}*")) if path != draft]
+        if begun:
+            return begun[0]
+        if mirror:
+            for name in sorted(name for name in mirror.names() if name.startswith(_WORK) and "/" not in name):
+                if mirror.bring(name):
+                    return stage.partial / name
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        known = pair_scores.known(stage, self.pairs[:0] if self.has_vectors else self.pairs)
+        missing = np.setdiff1d(self.pairs, known.pairs, assume_unique=True)
+        write_arrow(pa.table({"pair": missing}), draft / _MISSING)
+        write_arrow(pa.table({"pair": known.pairs, "score": known.scores}), draft / _KNOWN)
+        reused = [_share(cost(folder), count / len(PairScores(folder))) for folder, count in known.used.items()]
+        (draft / _REUSED).write_text(json.dumps([to_json(each) for each in reused]), encoding="utf-8")
+        work = stage.partial / (f"{_WORK}-{file_digest(draft / _MISSING)[:16]}" if mirror else _WORK)
+        draft.rename(work)
+        if mirror:
+            mirror.keep(work)
+        return work
+
+
+def _plan(work: Path) -> tuple[Rows, pa.Table, list[Cost]]:
+    """The pairs that are to be made, the scores of the others, and the share of their cost."""
+    costs = costs_from_json(json.loads((work / _REUSED).read_text(encoding="utf-8")))
+    return numbers(read_arrow(work / _MISSING)["pair"]), read_arrow(work / _KNOWN), list(costs)
 
 
 def cost(folder: Path) -> Cost:

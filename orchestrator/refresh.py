@@ -10,13 +10,14 @@ import numpy as np
 
 from data import NegativeSource
 from data.arrow import write_arrow
-from data.store import TEMPORARY
+from data.mirror import TEMPORARY
 from orchestrator.embeddings import SHARD_TEXTS, stored
 from orchestrator.encoder import BiEncoder
 from orchestrator.encoding import Encoding, TokenCount
 from orchestrator.group import Group
 from orchestrator.mining import Mined, lowest_positives, read_mined, write_mined
 from orchestrator.search import Stored, search_shards, table
+from orchestrator.spread import Spread
 from orchestrator.teaching import DOCUMENTS
 from orchestrator.workspace import Workspace
 
@@ -29,10 +30,12 @@ class Refresh:
 
     Args:
         folder: of the run; what is made here goes when the run is finished.
+        spread: how the ranks see it, if that is known.
     """
 
-    def __init__(self, workspace: Workspace, folder: Path, encoding: Encoding) -> None:
+    def __init__(self, workspace: Workspace, folder: Path, encoding: Encoding, spread: Spread | None = None) -> None:
         self._workspace, self._folder, self._encoding = workspace, folder, encoding
+        self._spread = spread or Spread(folder, Group())
 
     @staticmethod
     def clear(folder: Path) -> None:
@@ -49,12 +52,13 @@ class Refresh:
         return sources.drawn_from(rankings)
 
     def _ranking(self, epoch: int, encoder: BiEncoder, group: Group, count: TokenCount) -> Mined:
-        folder = self._folder / f"mined-{epoch:04d}"
-        if not folder.is_dir():  # every rank sees the same: none goes on before rank 0 has renamed it
+        folder, spread = self._folder / f"mined-{epoch:04d}", self._spread
+        if not spread.everywhere(folder.is_dir(), group):  # none goes on before rank 0 has renamed it
             partial = folder.with_suffix(TEMPORARY)
-            if group.rank == 0:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
+            if spread.away or group.rank == 0:
+                for old in (partial, folder):
+                    shutil.rmtree(old, ignore_errors=True)
+                partial.mkdir(parents=True, exist_ok=True)
             group.wait()
             if not self._workspace.settings.inherits:
                 self._encode(partial, encoder, group, count)
@@ -62,21 +66,32 @@ class Refresh:
             if group.rank == 0:
                 self._search(partial, encoder, count)
                 partial.rename(folder)
+                spread.give(folder)
             group.wait()
+            spread.take(folder)
         return read_mined(folder, len(self._workspace.sources.queries))
+
+    @property
+    def _shards(self) -> int:
+        return math.ceil(len(self._workspace.tokens.documents) / SHARD_TEXTS)
 
     def _encode(self, folder: Path, encoder: BiEncoder, group: Group, count: TokenCount) -> None:
         """This rank's share of the corpus."""
         documents = self._workspace.tokens.documents
-        for shard in range(group.rank, math.ceil(len(documents) / SHARD_TEXTS), group.size):
+        for shard in range(group.rank, self._shards, group.size):
             rows = range(shard * SHARD_TEXTS, min(len(documents), (shard + 1) * SHARD_TEXTS))
             vectors = self._encoding.embed(encoder, documents.take(rows), count).cpu().numpy()
-            write_arrow(table(vectors), folder / f"part-{shard:05d}.arrow")
+            path = _part(folder, shard)
+            write_arrow(table(vectors), path)
+            if self._spread.away:
+                self._spread.give(path)
 
     def _search(self, folder: Path, encoder: BiEncoder, count: TokenCount) -> None:
         workspace, queries = self._workspace, self._workspace.sources.queries
         depth = max(workspace.experiment.negatives.sources[index].depth for index in workspace.sources.refreshed)
-        parts = sorted(folder.glob("part-*.arrow"))
+        parts = [_part(folder, shard) for shard in range(0 if workspace.settings.inherits else self._shards)]
+        for path in parts:
+            self._spread.take(path)
         shards = [Stored.of(path) for path in parts]
         if workspace.settings.inherits:
             assert workspace.teaching is not None
@@ -88,3 +103,7 @@ class Refresh:
         write_mined(folder, Mined(found.rows, np.asarray(found.scores, np.float32), positives))
         for path in parts:
             path.unlink()
+
+
+def _part(folder: Path, shard: int) -> Path:
+    return folder / f"part-{shard:05d}.arrow"

@@ -220,7 +220,7 @@ class Scorer:
             watch = Watch([(plan.total_steps, stage)], self._on_entries)
             with placed(f"{self._key}.training", "training"), watch:
                 shards.run([Shard(partial, 0)], TrainCrossEncoder, arguments, size, available, workspace.connect)
-            side_training.tidy(partial)
+            side_training.gather(partial, plan.total_steps)
 
         return stage.build(make) / side_training.MODEL
 

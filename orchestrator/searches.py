@@ -235,7 +235,8 @@ class Again:
 
 def _mendable(workspace: Workspace, run: RunSpec, who: str) -> UserError:
     """Why a run failed, as what a user can mend."""
-    found, stage = failure_of(workspace, run), workspace.trial(run)
+    stage = workspace.trial(run)
+    found = failure_of(stage)
     assert found is not None
     mend = f"{found.mend} To try the same again, remove {stage.partial}."
     return UserError(f"{who}: {found.reason}", where=found.where, mend=mend)

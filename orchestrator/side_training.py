@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data import BatchPlan, Shard
-from data.store import TEMPORARY
+from data import BatchPlan, Shard, UserError
+from data.mirror import TEMPORARY, mirror_of
 from orchestrator import shards
-from orchestrator.checkpoints import Checkpoints, system_errors
+from orchestrator.checkpoints import system_errors
 from orchestrator.config_schema import TrainingSettings
 from orchestrator.encoding import Encoding
 from orchestrator.group import Group
 from orchestrator.journal import JOURNAL, Entry, Journal
 from orchestrator.records import Progress, to_json
+from orchestrator.spread import Spread, checkpoints_in
 from orchestrator.training import Costs, Learner, Validated, fit
 
 MODEL, SCORE = "model", "score.json"
-_CHECKPOINTS = "checkpoints"
 
 
 @system_errors()
@@ -41,7 +41,8 @@ def train_in(
     `validate` found. The weights with the best one are those that `save` has written last. What it cost, an entry of
     the ledger under `stage`, is metadata of its schema.
     """
-    journal = Journal(shard.folder / JOURNAL)
+    Spread(shard.folder, Group())
+    journal, mirror = Journal(shard.folder / JOURNAL), mirror_of(shard.folder)
     known = {entry.point.step for entry in journal.read()}
 
     def keep_the_best(group: Group) -> Validated:
@@ -58,9 +59,13 @@ def train_in(
     def report(point: Progress, costs: Costs) -> None:
         if point.step not in known:
             journal.append(Entry(point, costs))
+            if mirror and point.validation is not None:
+                mirror.keep(journal.path)
 
-    checkpoints = Checkpoints(shard.folder / _CHECKPOINTS)
+    checkpoints = checkpoints_in(shard.folder)
     fit(learner, plan, settings, encoding.device, validate=keep_the_best, report=report, checkpoints=checkpoints)
+    if mirror:
+        mirror.keep_run(plan.total_steps)
     entries = [entry for entry in journal.read() if entry.point.validation is not None]
     curve = {
         "step": [entry.point.step for entry in entries],
@@ -71,6 +76,18 @@ def train_in(
     return pa.table(curve).replace_schema_metadata({"cost": json.dumps(to_json(cost))})
 
 
-def tidy(folder: Path) -> None:
-    """Remove what a finished training no longer needs."""
-    Checkpoints(folder / _CHECKPOINTS).clear()
+def gather(folder: Path, steps: int) -> None:
+    """Bring what a training of so many steps has left, if it was on another machine; remove what nobody needs any more.
+
+    Raises UserError where it cannot be had.
+    """
+    mirror = mirror_of(folder)
+    if mirror and Journal(folder / JOURNAL).last < steps:
+        table = Shard(folder, 0).path.name  # beside the run, which was over before it was written
+        if mirror.bring_run(steps - 1) < steps or not mirror.bring(table):
+            raise UserError(
+                f"{mirror.remote.uri} does not have a model that was trained on another machine",
+                where="store",
+                mend="Run again, when every machine of the cluster can write there.",
+            )
+    checkpoints_in(folder).clear()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +21,15 @@ from typing import NamedTuple
 import torch
 
 from data import Stage, UserError
-from data.store import TEMPORARY
-from orchestrator.checkpoints import Checkpoints, system_errors
+from data.mirror import TEMPORARY, mirror_of
+from orchestrator.checkpoints import system_errors
 from orchestrator.encoder import BiEncoder, Tower, save_encoder, save_towers
 from orchestrator.group import Group
-from orchestrator.journal import JOURNAL, Entry, Journal
+from orchestrator.journal import JOURNAL, Entry, Journal, reported
 from orchestrator.records import Progress, Trial, costs_from_json, to_json, trial_from_json
 from orchestrator.refresh import Refresh
 from orchestrator.runs import RunSpec
+from orchestrator.spread import Spread, checkpoints_in
 from orchestrator.training import Costs, DivergedError, train
 from orchestrator.workspace import MODEL, Workspace
 
@@ -68,20 +71,24 @@ def run_trial(
     """
     group, workspace = group or Group(), workspace.for_run(run)
     stage = workspace.trial(run)
-    if not stage.done:
-        known = failure_of(workspace, run)
+    if not _done(stage, group):
+        known = failure_of(stage)
         failure = known or _attempt(workspace, run, stage, report, group)
         if known:
-            for entry in Journal(stage.partial / JOURNAL).tail(0)[0]:
+            for entry in reported(stage):
                 if entry.point.validation is not None:
                     report(entry.point)
         if failure:
             raise TrialFailedError(failure.reason, where=failure.where, mend=failure.mend)
         group.wait()
-        reported = read_trial(stage, run).curve[-1:]
+        if not stage.done:  # brought here from the machine of rank 0
+            raise not_kept(stage)
+        if group.rank and stage.remote:  # it is there on other machines than that of rank 0
+            shutil.rmtree(stage.partial, ignore_errors=True)
+        last = read_trial(stage, run).curve[-1:]
     else:
-        reported = read_trial(stage, run).curve
-    for point in reported:
+        last = read_trial(stage, run).curve
+    for point in last:
         if point.validation is not None:
             report(point)
 
@@ -131,23 +138,57 @@ def fail(stage: Stage, failure: Failure) -> None:
         file.flush()
         os.fsync(file.fileno())
     written.rename(stage.partial / FAILURE)
-    Checkpoints(stage.partial / "checkpoints").clear()
+    checkpoints_in(stage.partial).clear()
     Refresh.clear(stage.partial)
+    if mirror := stage.mirror:
+        mirror.keep(stage.partial / FAILURE)
+        mirror.forget_runs()
 
 
-def failure_of(workspace: Workspace, run: RunSpec) -> Failure | None:
-    """Why a run has failed; None where it has not."""
-    file = workspace.trial(run).partial / FAILURE
-    if not file.is_file():
-        return None
+def failure_of(stage: Stage) -> Failure | None:
+    """Why a run has failed, on whichever machine; None where it has not."""
+    file = stage.partial / FAILURE
+    if not file.is_file() and (mirror := stage.mirror):
+        with tempfile.TemporaryDirectory(prefix="stillhouse-failure-") as folder:
+            return _read_failure(Path(folder) / FAILURE) if mirror.bring(FAILURE, Path(folder) / FAILURE) else None
+    return _read_failure(file) if file.is_file() else None
+
+
+def _read_failure(file: Path) -> Failure:
     value = json.loads(file.read_text(encoding="utf-8"))
     costs = None if value["costs"] is None else costs_from_json(value["costs"])
     return Failure(**{**value, "costs": costs})
 
 
+def _done(stage: Stage, group: Group) -> bool:
+    """Whether the run is finished, the same on every rank."""
+    done = stage.done
+    if stage.remote is None or group.size == 1:
+        return done
+    if done:
+        stage.build(_never)  # goes to where the store is kept, unless it is there
+    group.wait()
+    return group.total(float(stage.done)) == group.size
+
+
+def _never(partial: Path) -> None:
+    raise AssertionError
+
+
+def not_kept(stage: Stage) -> UserError:
+    """What is said of a run that is not where the store is kept, and should be."""
+    assert stage.remote is not None
+    return UserError(
+        f"{stage.remote.uri} does not have a run that was finished on another machine, {stage.name}/{stage.path.name}",
+        where="store",
+        mend="Run again, when every machine of the cluster can write there.",
+    )
+
+
 @system_errors()
 def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[Progress], None], group: Group) -> None:
-    journal = Journal(partial / JOURNAL)
+    spread = Spread(partial, group)
+    journal, checkpoints, mirror = Journal(partial / JOURNAL), checkpoints_in(partial), mirror_of(partial)
     plan = workspace.plan(run.training)
     known = journal.read()
     for entry in known:
@@ -159,6 +200,8 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
             return  # gone over again after a kill; the journal has it
         if group.rank == 0:
             journal.append(Entry(point, costs))
+            if mirror and point.validation is not None:
+                mirror.keep(journal.path)
         _pass_on(point, plan.total_steps, report)
 
     teaching = workspace.teaching
@@ -174,10 +217,10 @@ def _train(workspace: Workspace, run: RunSpec, partial: Path, report: Callable[[
         encoding,
         validate=workspace.validator(encoding),
         report=on_progress,
-        checkpoints=Checkpoints(partial / "checkpoints"),
+        checkpoints=checkpoints,
         group=group,
         signals=teaching.signals(run) if teaching else None,
-        refresh=Refresh(workspace, partial, encoding) if workspace.sources.refreshed else None,
+        refresh=Refresh(workspace, partial, encoding, spread) if workspace.sources.refreshed else None,
         inherits=run.encoder.inherits,
     )
     if group.rank == 0:
@@ -203,7 +246,7 @@ def _save(workspace: Workspace, encoder: BiEncoder, trial: Trial, partial: Path)
     else:
         save_encoder(encoder, folder, tokenizer=workspace.model.path, max_tokens=settings.document_tokens)
     (partial / RECORD).write_text(json.dumps(to_json(trial)), encoding="utf-8")
-    Checkpoints(partial / "checkpoints").clear()
+    checkpoints_in(partial).clear()
     Refresh.clear(partial)
 
 
@@ -219,8 +262,8 @@ def trial_of(workspace: Workspace, run: RunSpec) -> Trial:
     stage = workspace.trial(run)
     if stage.done:
         return read_trial(stage, run)
-    reached = record(run, Journal(stage.partial / JOURNAL).tail(0)[0], "stopped")
-    failure = failure_of(workspace, run)
+    reached = record(run, reported(stage), "stopped")
+    failure = failure_of(stage)
     if failure is None:
         return reached
     costs = reached.costs if failure.costs is None else costs_of(run, failure.costs)

@@ -11,18 +11,20 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from data import UserError
+from data.travel import Packed, pack, unpack
 from orchestrator.cluster import Resources, WorkerSize
 from orchestrator.config import Experiment, RecipeSettings
+from orchestrator.group import Group
 from orchestrator.records import Progress, Trial
 from orchestrator.runs import RunSpec, first_run, run_at
 from orchestrator.searches import Again, RowSearch, Search
-from orchestrator.trial import TrialFailedError, fail, out_of_memory, run_trial
+from orchestrator.trial import TrialFailedError, fail, not_kept, out_of_memory, run_trial
 from orchestrator.workspace import Opened, Workspace
 
 METRIC = "validation"
@@ -36,16 +38,14 @@ class Started:
     """What a trial of Tune makes its run of."""
 
     experiment: Experiment
-    opened: Mapping[str, Opened]  # by row
+    opened: Mapping[tuple[str, int], Any]  # by row and seed, as `pack` makes it of `Opened`
 
-    def of(self, config: Mapping[str, Any]) -> tuple[RunSpec, Opened]:
+    def of(self, config: Mapping[str, Any]) -> tuple[RunSpec, Any]:
         """The run of a trial, and what its workspace is opened from."""
         row = next(row for row in self.experiment.recipes if row.name == config["row"])
-        run, opened = run_at(self.experiment, row, json.loads(config["point"])), self.opened[row.name]
-        if "seed" not in config:
-            return run, opened
-        again = run.with_seed(config["seed"])
-        return again, replace(opened, seed=again.seed)
+        run = run_at(self.experiment, row, json.loads(config["point"]))
+        run = run.with_seed(config["seed"]) if "seed" in config else run
+        return run, self.opened[run.row, run.seed]
 
 
 def run_all(
@@ -75,12 +75,8 @@ def run_all(
     searches: list[Search] = [RowSearch(workspace, row, side_by_side > 1) for row in rows]
     searches += [Again(workspace, again)] if again else []
     searcher = _searcher(workspace, searches, on_start, on_over)
-    trained = {*(row.name for row in rows), *(run.row for run in again)}
-    opened = {
-        row.name: workspace.for_run(first_run(experiment, row)).opened
-        for row in experiment.recipes
-        if row.name in trained
-    }
+    begun = [*(first_run(experiment, row) for row in rows), *again]
+    opened = {(run.row, run.seed): pack(workspace.for_run(run).opened) for run in begun}
     arguments: dict[str, Any] = {"started": Started(experiment, opened), "size": size}
     if experiment.scaling.workers > 1:
         from orchestrator.distributed import DistributedTrial
@@ -156,7 +152,7 @@ def _trainable(config: dict[str, Any], started: Started, size: WorkerSize) -> No
     try:
         run, opened = started.of(config)
         prepare_process(size)
-        run_trial(worker_workspace(opened), run, report)
+        run_opened(opened, run, report)
     except UserError as error:
         tune.report(refusal(error, seen))
 
@@ -174,9 +170,26 @@ def refusal(error: UserError, seen: int) -> dict[str, Any]:
     return {**over, "what": error.what, "where": error.where, "mend": error.mend}
 
 
+def run_opened(opened: Any, run: RunSpec, report: Callable[[Progress], None], group: Group | None = None) -> None:
+    """`run_trial` in a training worker, which may be on another machine than the driver.
+
+    Raises:
+        UserError: as `run_trial`; what the run leaves cannot be taken to where the driver finds it.
+    """
+    workspace = worker_workspace(opened)
+    run_trial(workspace, run, report, group)
+    if isinstance(opened, Packed) and not opened.home and not (stage := workspace.trial(run)).kept:
+        raise not_kept(stage)
+
+
+def worker_workspace(opened: Any) -> Workspace:
+    """The workspace of a training worker, of what `pack` makes of `Opened`: everything is in the store by now."""
+    return _workspace(unpack(opened))
+
+
 @lru_cache(maxsize=3)  # of the kinds of queries and the encoders that runs may have
-def worker_workspace(opened: Opened) -> Workspace:
-    """The workspace of a training worker: everything is in the store by now. Kept for the process's next trial."""
+def _workspace(opened: Opened) -> Workspace:
+    """Kept for the process's next trial."""
     return Workspace.of(opened)
 
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 from data.arrow import numbers
 from data.collection import Collection, Qrels
 from data.errors import UserError
-from data.store import TEMPORARY, Json, full_disk
+from data.mirror import TEMPORARY
+from data.store import Json, full_disk
 
 BATCH_ROWS = 65_536
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from data import UserError
 from data.machines import machines
+from data.travel import pack, unpack
 from orchestrator import cluster
 from orchestrator.search.exact import Candidates, nearest
 from orchestrator.search.scores import pair_scores
@@ -50,15 +51,16 @@ class OverRay:
         import ray
 
         self._parts, self._cpus = parts, cpus
+        self._packed = [pack(part) for part in parts]
         self._remote = ray.remote(num_cpus=cpus)(_call)
 
     def nearest(self, queries: Floats, depth: int, ids: Sequence[str]) -> Iterator[Candidates]:
         """The candidates of each part as its task ends: this process holds one at a time."""
         import ray
 
-        shared, names = ray.put(queries), ray.put(ids)
+        shared, names = ray.put(queries), ray.put(pack(ids))
         for _, found in _as_they_end(
-            [self._remote.remote(nearest, self._cpus, shared, part, depth, names) for part in self._parts]
+            [self._remote.remote(nearest, self._cpus, shared, part, depth, names) for part in self._packed]
         ):
             yield found
 
@@ -70,7 +72,7 @@ class OverRay:
         bounds = [part.starts[0] for part in self._parts[1:]]
         owner = np.searchsorted(bounds, rows, side="right")
         calls, places = [], []
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(self._packed):
             if len(place := np.flatnonzero(owner == number)):
                 calls.append(self._remote.remote(pair_scores, self._cpus, shared, part, query[place], rows[place]))
                 places.append(place)
@@ -81,8 +83,9 @@ class OverRay:
 
 def _call(function: Callable[..., Any], cpus: int, *arguments: Any) -> Any:
     """What a task runs: the function, with the CPUs that the task was given."""
+    unpacked = [unpack(argument) for argument in arguments]
     with faiss_threads(cpus):
-        return function(*arguments, threads=cpus)
+        return function(*unpacked, threads=cpus)
 
 
 def _as_they_end(calls: Sequence[Any]) -> Iterator[tuple[int, Any]]:

@@ -1,9 +1,11 @@
-"""An experiment whose store is at a URI: trained on one machine, it is finished on another; workers work where their
-driver does; several machines are refused.
+"""An experiment whose store is at a URI: trained on one machine, it is finished on another; workers of the driver's
+machine work where it does, and those of others bring what they need.
 """
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 import tiny_flow
 
 from data import Store, UserError
-from orchestrator import cluster, trial
+from data.travel import pack, unpack
+from orchestrator import trial
 from orchestrator.config import load
 from orchestrator.evaluation import evaluate_all, trained
 from orchestrator.runs import runs_of
@@ -69,11 +72,40 @@ def test_a_worker_works_where_its_driver_does(experiment: Any, monkeypatch: pyte
     assert worker.tokens.documents.folder == driver.tokens.documents.folder
 
 
-def test_several_machines_take_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "machines", lambda: [{"CPU": 4.0}, {"CPU": 8.0}])
-    cluster.check_store(Store(tmp_path))
+def test_a_worker_on_another_machine_brings_what_it_needs(experiment: Any, tmp_path: Path) -> None:
+    driver = experiment("driver")
+    driver.negatives  # noqa: B018
+    packed = pack(driver.opened)
+    experiment("another")  # the folder of this process from now on
+    shutil.move(tmp_path / "driver", tmp_path / "out-of-sight")
+    worker = Workspace.of(unpack(replace(packed, machine="the driver's")))
+    assert str(worker.store) == str(driver.store)
+    for folder in (worker.store.root, worker.collection.folder, worker.model.path, worker.tokens.documents.folder):
+        assert folder.is_relative_to(tmp_path / "another")
+    assert worker.training_inputs == driver.training_inputs
+    assert worker.negatives.pools[0].rows.tolist() == driver.negatives.pools[0].rows.tolist()
+    assert not (tmp_path / "driver").exists()
+
+
+def test_what_has_not_come_to_the_uri_is_told(experiment: Any, tmp_path: Path) -> None:
+    driver = experiment("driver")
+    driver.negatives  # noqa: B018
+    packed = pack(driver.opened)
+    shutil.rmtree(tmp_path / "kept" / "collection")
+    experiment("another")
     with pytest.raises(UserError) as refused:
-        cluster.check_store(Store("s3://bucket/x"))
-    assert str(refused.value).startswith("store: s3://bucket/x is a URI, and the cluster has 2 machines, which have to")
-    monkeypatch.setattr(cluster, "machines", lambda: [{"CPU": 4.0}])
-    cluster.check_store(Store("s3://bucket/x"))
+        unpack(replace(packed, machine="the driver's"))
+    told = f"store: {driver.store} does not have collection/{driver.collection.folder.name}, which another machine has"
+    assert str(refused.value).startswith(told)
+    assert unpack(packed).collection == driver.opened.collection  # where it comes from, it is there
+    assert unpack(pack(driver.opened)) == driver.opened
+    experiment("another")
+    worker = unpack(replace(packed, machine="the driver's"))  # for to pack it took it there again
+    assert worker.collection.is_relative_to(tmp_path / "another")
+
+
+def test_paths_of_a_store_in_a_folder_travel_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.mirror._roots", {})
+    value = {"folder": Store(tmp_path).root / "tokens" / "x"}
+    assert pack(value) is value
+    assert unpack(value) is value

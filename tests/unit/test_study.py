@@ -74,7 +74,7 @@ def test_a_setting_is_laid_over_what_the_command_line_says(path: Path) -> None:
          "10: vary.student.three layers.store: \"store\" is the whole study's. Remove it."),
         ("training.learning_rate: 2e-4", "recipes.7.name: a",
          '11: vary.student.three layers.recipes.7.name: "7" is not an item of the list. Items here: 0 to 1.'),
-        ("training: {epochs: 1}", "expected: [{row: arm-adaptive, measure: nDCG@10, value: 1, tolerance: 1, source: s}]",
+        ("training: {epochs: 1}", "expected: [{row: infonce, measure: nDCG@10, value: 1, tolerance: 1, source: s}]",
          "5: expected: is said of one comparison, and this is a study of several. Remove it, or write an experiment of "
          "one setting."),
         ("six layers: {}", "three-layers: {}", "6: vary: two settings have labels that make the same name, "

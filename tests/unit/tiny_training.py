@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -17,6 +20,7 @@ from tiny import Memory, model, sequences
 
 from data import Batch, BatchPlan, Examples, PooledNegatives, Qrels, RandomNegatives
 from losses import Loss, Signals
+from orchestrator import training
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.config import Experiment, TrainingSettings
 from orchestrator.encoder import BiEncoder
@@ -25,6 +29,7 @@ from orchestrator.group import Group
 from orchestrator.records import Cost, Progress
 from orchestrator.refresh import Refresh
 from orchestrator.training import Tokens, Validated, train
+from orchestrator.tuning import run_opened
 from orchestrator.validation import Validator
 from orchestrator.workspace import Workspace
 
@@ -220,3 +225,21 @@ def refreshed(group: Group, folder: Path) -> None:
     assert isinstance(source, PooledNegatives)
     value = {"rows": source.pools[0].rows.tolist(), "tokens": count.tokens}
     (folder / f"rows-{group.rank}.json").write_text(json.dumps(value))
+
+
+def on_machines(group: Group, folder: Path) -> None:
+    """Rank task: a run of an opened workspace, each rank on a machine of its own; it may be killed before a step."""
+    opened, spec, deadly, machines = pickle.loads((folder / "run.pickle").read_bytes())  # noqa: S301 - the test's own
+    os.environ["STILLHOUSE_CACHE"] = machines[group.rank]
+    learn, steps = training._BiEncoderLearner.learn, []
+
+    def noted(self: Any, step: int, group: Group) -> Any:
+        if step and step == deadly:
+            raise KeyboardInterrupt
+        steps.append(step)
+        return learn(self, step, group)
+
+    training._BiEncoderLearner.learn = noted  # type: ignore[method-assign]
+    with suppress(KeyboardInterrupt):
+        run_opened(opened, spec, lambda point: None, group)
+    (folder / f"steps-{group.rank}.json").write_text(json.dumps(steps))

@@ -5,7 +5,7 @@ what fails on the way is told, and nothing is lost by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,6 @@ import pytest
 from data import Stage, Store, UserError
 from data.care import damaged, entries, remove, unused
 from data.remote import Remote
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket of an S3 server on this machine."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"scheme=http&endpoint_override={host}:{port}&region=us-east-1&allow_bucket_creation=true"
-    from pyarrow import fs
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "who")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "cares")
-        fs.FileSystem.from_uri(f"s3://bucket?{query}")[0].create_dir("bucket")
-        yield f"s3://bucket/{{}}/deep?{query}"
-        server.stop()
 
 
 @pytest.fixture(params=["file", "memory", "s3"])
