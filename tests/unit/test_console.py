@@ -25,6 +25,7 @@ RUN = RunSpec(
     knobs={"target": 0.3},
     training=TrainingSettings(),
     encoder=StudentSettings(model="m"),
+    seed=13,
 )
 OVER = Trial(RUN.name, {"target": 0.3}, "finished", 0.7, (), ())
 

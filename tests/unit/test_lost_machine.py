@@ -30,8 +30,8 @@ from orchestrator.group import Group
 from orchestrator.journal import Entry
 from orchestrator.records import Progress
 from orchestrator.runs import RunSpec, runs_of
-from orchestrator.trial import read_trial, run_trial
-from orchestrator.tuning import trials_of
+from orchestrator.searches import trials_of
+from orchestrator.trial import TrialFailedError, read_trial, run_trial
 from orchestrator.workspace import Workspace
 
 Machine = Callable[..., Workspace]
@@ -139,6 +139,27 @@ def test_a_run_that_was_stopped_elsewhere_is_read(machine: Machine) -> None:
     assert there.state == "stopped"
     assert [point.step for point in there.curve] == [1, 2, 3, 4]
     assert there == here
+
+
+def test_a_run_that_failed_elsewhere_is_read_and_not_tried_again(machine: Machine, tmp_path: Path) -> None:
+    one, driver = machine("one"), machine("driver")
+    run = tiny_trial.run_of(one.experiment)
+
+    def no_memory(point: Progress) -> None:
+        if point.step == 4:
+            raise MemoryError
+
+    with pytest.raises(TrialFailedError, match="out of memory"):
+        run_trial(one, run, no_memory)
+    ((here,), (there,)) = trials_of(one, [run]), trials_of(driver, [run])
+    assert (there.state, there.reason) == ("failed", "out of memory")
+    assert there == here
+    again = Report()
+    with pytest.raises(TrialFailedError, match="out of memory"):
+        run_trial(machine("two"), run, again)
+    assert again.steps == [2, 4], "what it had reported is told, and nothing is trained"
+    kept = {path.name for path in (tmp_path / "kept").glob("trials/*.partial/*")}
+    assert kept == {"journal.jsonl.tar", "failure.json.tar"}, "no weights stay there"
 
 
 def test_runs_on_other_machines_are_watched(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

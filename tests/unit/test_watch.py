@@ -30,6 +30,7 @@ def run(name: str) -> RunSpec:
         knobs={},
         training=TrainingSettings(),
         encoder=StudentSettings(model="m"),
+        seed=13,
     )
 
 
