@@ -386,6 +386,7 @@ def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -
     from orchestrator import study
     from orchestrator.config import variants
     from orchestrator.report import study as pages
+    from orchestrator.tracking import Tracker
 
     whole, settings = _load(experiment, overrides), variants(experiment, overrides or ())
     for number, variant in enumerate(settings, 1):
@@ -394,6 +395,8 @@ def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -
             tracked = job.compare().tracked
     found = study.read(whole, settings, _command(experiment))
     page = study.write(found, whole)
+    tracker = Tracker(whole.tracking.uri, whole.tracking.experiment)
+    tracker.publish_study(found.fingerprint, found.name, pages.medians(found), page.parent)
     if as_json:
         print_json(pages.as_json(found))
         return

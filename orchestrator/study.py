@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import Store, UserError
+from data import Store, UserError, fingerprint
 from orchestrator import report
 from orchestrator.config import Experiment, Variant
 from orchestrator.records import Comparison, comparison_from_json
@@ -44,6 +44,11 @@ class Study:
     def measure(self) -> str:
         """What the rows are compared by."""
         return self.settings[0].comparison.measures[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """What the study is known by: its comparisons."""
+        return fingerprint({"study": self.name, "of": [each.comparison.fingerprint for each in self.settings]})
 
     @property
     def rows(self) -> list[str]:

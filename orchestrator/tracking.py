@@ -106,6 +106,32 @@ class Tracker:
             return True
         return self._guard(lambda: self._publish(comparison, facts, folder, runs))
 
+    def publish_study(self, fingerprint: str, name: str, values: Mapping[str, float], folder: Path) -> bool:
+        """Bring MLflow up to date with a finished study: a run beside those of its comparisons; False if it could not
+        be reached.
+
+        Args:
+            fingerprint: that of its comparisons together.
+            folder: the report's files, which become artifacts.
+        """
+        if self._client is None and finished_in(self._uri, self._experiment_name, fingerprint):
+            return True
+
+        def send() -> None:
+            self._connect()
+            self._find(fingerprint)
+            if fingerprint not in self._runs:
+                tags = {FINGERPRINT: fingerprint, "stillhouse.kind": "study"}
+                made = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
+                self._runs[fingerprint] = made.info.run_id, False
+            run, finished = self._runs[fingerprint]
+            if not finished:
+                self._log(run, values={metric_name(key): value for key, value in values.items()})
+                self._client.log_artifacts(run, str(folder))
+                self._client.set_terminated(run, "FINISHED")
+
+        return self._guard(send)
+
     def _publish(self, comparison: Comparison, facts: Facts, folder: Path, runs: Mapping[str, Path]) -> None:
         parent, finished = self._run(facts, (), None)
         if finished:

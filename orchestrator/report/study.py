@@ -103,6 +103,17 @@ def show(study: Study, console: Console | None = None) -> None:
         console.print(sentence, soft_wrap=not console.is_terminal, markup=False)
 
 
+def medians(study: Study) -> dict[str, float]:
+    """The median speed-up of each pair, for each way and unit that it is counted in."""
+    return {
+        f"speed_up/{row}_over_{over}/{way}_{unit.replace(' ', '_')}": statistics.median(
+            each.ratios[way, unit] for _, each in found
+        )
+        for (row, over), found in _pairs(study).items()
+        for way, unit in columns()
+    }
+
+
 def _what(study: Study) -> str:
     one = study.settings[0].comparison
     return f"{one.collection}: {len(study.settings)} comparisons, over {' and '.join(study.things)}."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_flow
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from data import UserError
@@ -125,6 +126,16 @@ def test_every_setting_is_compared_and_the_whole_reported(tiny: Path) -> None:
     )
     assert f"{one:.4f}" in marked
     assert f"{two:.4f}" in marked
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tiny.parent}/mlflow.db")
+    (run,) = client.search_runs(
+        [client.get_experiment_by_name("tiny").experiment_id], "tags.`stillhouse.kind` = 'study'"
+    )
+    assert (run.info.run_name, run.info.status) == ("tiny", "FINISHED")
+    assert run.data.metrics["speed_up/arm-adaptive_over_static-margin/search_examples"] == 2
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "report.md", "study.json"}
+    assert CliRunner().invoke(cli.app, ["compare", str(tiny)]).exit_code == 0, "nothing is logged twice"
+    assert len(client.search_runs([run.info.experiment_id])) == 1 + 2 * (1 + 3 + 3)
 
     again = CliRunner().invoke(cli.app, ["report", str(tiny)])
     assert again.exit_code == 0, again.output
