@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 import losses
 from data import Inspection, PooledNegatives, Qrels, UserError, fingerprint, inspect
@@ -417,12 +415,9 @@ class Job:
 
     def _texts(self, queries: list[str]) -> dict[str, str]:
         """The texts of the test queries with these ids, as the report shows them."""
-        table = self.workspace.collection.queries
-        found = table.filter(pc.is_in(table["query_id"], pa.array(queries, table.schema.field("query_id").type)))
-        return {
-            id_: wins.cut(text)
-            for id_, text in zip(*found.select(["query_id", "text"]).to_pydict().values(), strict=True)
-        }
+        table, wanted = self.workspace.collection.queries, {*queries}
+        rows = {id_: row for row, id_ in enumerate(table["query_id"].to_pylist()) if id_ in wanted}
+        return {id_: wins.cut(table["text"][row].as_py()) for id_, row in rows.items()}
 
     @property
     def _precisions(self) -> set[str]:
