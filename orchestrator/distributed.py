@@ -168,7 +168,7 @@ def _trainer(config: dict[str, Any], stage: Stage) -> Any:
 
     size, workers = config["size"], worker_workspace(config["opened"]).experiment.scaling.workers
     files, folder = _place(stage)
-    held = {"CPU": size.cpus - COORDINATOR_CPUS / workers}
+    held = {"CPU": size.cpus - COORDINATOR_CPUS}  # whichever of them is on the trial's machine, both fit there
     return TorchTrainer(
         _worker,
         train_loop_config=config,
