@@ -54,12 +54,8 @@ def compare(experiment: ExperimentFile, overrides: Overrides = None, as_json: As
         print_json(to_json(outcome.comparison))
         return
     terminal.show(outcome.comparison)
-    out = typer.echo
-    out(f"\nreport  {_short(outcome.report)}")
-    if outcome.tracked:
-        out(f"MLflow  {_mlflow(job.experiment.tracking.uri, outcome.tracked)}")
-    else:
-        out("MLflow  could not be reached; run the same command again to send the values, which wait in the store")
+    typer.echo(f"\nreport  {_short(outcome.report)}")
+    _say_where(job.experiment.tracking.uri, outcome.tracked)
 
 
 @app.command()
@@ -402,8 +398,7 @@ def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -
         return
     pages.show(found)
     typer.echo(f"\nreport  {_short(page)}")
-    if tracked:
-        typer.echo(f"MLflow  {_mlflow(whole.tracking.uri, tracked)}")
+    _say_where(whole.tracking.uri, tracked)
 
 
 def _command(experiment: Path) -> str:
@@ -472,6 +467,15 @@ def _block(name: str, summary: str, **facts: str) -> None:
 
 def _words(values: Any) -> str:
     return ", ".join(sorted(values)) or "nothing beyond queries and positives"
+
+
+def _say_where(uri: str, page: str | None) -> None:
+    """Where the runs are to be seen; None for a page where MLflow does not have them."""
+    if page:
+        typer.echo(f"MLflow  {_mlflow(uri, page)}")
+    else:
+        out = "could not be reached; run the same command again to send the values, which wait in the store"
+        typer.echo(f"MLflow  {out}")
 
 
 def _mlflow(uri: str, page: str) -> str:

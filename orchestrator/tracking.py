@@ -198,7 +198,7 @@ class Tracker:
             log.warning("MLflow gets no model: the encoder of %s is not at %s", result.name, encoder)
             return None
         run = self._client.get_run(self._runs[f"{facts.fingerprint}/{result.name}"][0])
-        name = f"{comparison.name}-{result.name}"
+        name = f"{comparison.name}-{result.name}".replace(".", "-")  # which MLflow takes in no model's name
         return tracked_model.log_model(self._client, run, name, encoder, facts.query_tokens(result.name))
 
     def _end(self, run: str, seconds: float, state: str = "FINISHED") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.report import markdown as marked
 from orchestrator.report import svg, wording
@@ -37,9 +37,9 @@ def sentences(study: Study) -> list[str]:
         ahead, behind = (sum(sign * which > 0 for sign in signs) for which in (1, -1))
         sure = [sum(sign == which for sign in signs) for which in (2, -2)]
         said.append(
-            f"{row} needs {_range(ratios)} less device time of training than {over} over {len(found)} settings; "
-            f"{study.measure} is higher in {ahead} of them (significantly in {sure[0]}) and lower in {behind} "
-            f"(significantly in {sure[1]})."
+            f"The search of {over} took {_range(ratios)} the device time of training that {row} took, over "
+            f"{len(found)} settings; {row} has the higher {study.measure} in {ahead} of them (significantly in "
+            f"{sure[0]}) and the lower in {behind} (significantly in {sure[1]})."
         )
     return said
 
@@ -53,9 +53,41 @@ def markdown(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ranges(study: Study) -> str | None:
+    """A plot of each pair's speed-ups, a point a setting; None where no pair is compared."""
+    pairs = _pairs(study)
+    if not pairs:
+        return None
+
+    def draw(axes: Any) -> None:
+        axes.set_xscale("log")
+        names = list(dict.fromkeys(row for row, _ in pairs))
+        for place, ((row, over), found) in enumerate(pairs.items()):
+            ratios, where = (
+                [each.ratios["search", "device s"] for _, each in found],
+                names.index(row) % len(svg.PALETTE),
+            )
+            axes.plot([min(ratios), max(ratios)], [place, place], color=svg.colour(where), linewidth=1.2)
+            axes.plot(ratios, [place] * len(ratios), svg.MARKERS[where], color=svg.colour(where), markersize=6)
+            axes.annotate(f"{row} against {over}: {_range(ratios)}", (0, place), (0, 9), _LEFT, "offset points")
+        axes.axvline(1, color=svg.INK, linewidth=1, linestyle=(0, (5, 4)), alpha=0.35)
+        axes.set_ylim(len(pairs) - 0.5, -0.9)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.set_xlabel("times less device time of training, log scale")
+
+    return svg.svg("ranges", draw, height=0.9 + 0.55 * len(pairs))
+
+
+_LEFT = ("axes fraction", "data")
+
+
 def html(study: Study) -> str:
     """One page without scripts or network, with a link to the report of each comparison."""
     import jinja2
+    from markupsafe import Markup
 
     environment = jinja2.Environment(
         autoescape=True,
@@ -64,8 +96,14 @@ def html(study: Study) -> str:
         lstrip_blocks=True,
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
+    environment.filters["svg"] = Markup  # from the plot, where matplotlib has escaped the text
     return environment.get_template("study.html").render(
-        study=study, what=_what(study), tables=tables(study), sentences=sentences(study), palette=svg.PALETTE
+        study=study,
+        what=_what(study),
+        tables=tables(study),
+        sentences=sentences(study),
+        ranges=ranges(study),
+        palette=svg.PALETTE,
     )
 
 
@@ -159,13 +197,14 @@ def _ranges(study: Study) -> Iterator[Detail]:
     if not pairs:
         return
     cells = {
-        f"{row} against {over}": [_range([each.ratios[column] for _, each in found]) for column in columns()]
+        f"{row} against {over}": [_short([each.ratios[column] for _, each in found]) for column in columns()]
         for (row, over), found in pairs.items()
     }
     heads = tuple(f"{WAYS[way]}, {unit}" for way, unit in columns())
     caption = (
-        "Least and most over the settings, and the median. Device seconds are those of training, validation left out. "
-        "Trials that were ended early are taken to their end at their own pace where every trial is counted to its end."
+        "Least and most over the settings, in brackets the median. Device seconds are those of training, validation "
+        "left out. Trials that were ended early are taken to their end at their own pace where every trial is counted "
+        "to its end."
     )
     yield Detail("accountings", "Counted in several ways", heads, cells, caption, of="rows")
 
@@ -199,3 +238,9 @@ def _range(ratios: list[float]) -> str:
     """ "2.1x to 3.4x (median 2.7x)"."""
     low, high = wording.times(min(ratios)), wording.times(max(ratios))
     return low if low == high else f"{low} to {high} (median {wording.times(statistics.median(ratios))})"
+
+
+def _short(ratios: list[float]) -> str:
+    """The same for a table: "2.1–3.4x (2.7x)"."""
+    low, high = wording.times(min(ratios)), wording.times(max(ratios))
+    return low if low == high else f"{low[:-1]}–{high} ({wording.times(statistics.median(ratios))})"

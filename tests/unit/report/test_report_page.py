@@ -56,7 +56,7 @@ def test_it_parses_and_closes_what_it_opens(comparison):
     page = Page(html.page(comparison))
     assert page.open == []
     # Results, speed-ups, wins and losses, of each of four pairs the queries, the ledger.
-    classes = [None, "of-rows", "of-rows", *["of-query"] * 4, None]
+    classes = [None, "detail of-rows", "detail of-rows", *["detail of-query"] * 4, None]
     assert [table.get("class") for table in page.all("table")] == classes
     assert all(head.get("scope") in {"col", "row", "rowgroup"} for head in page.all("th"))
     headings = [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
