@@ -203,7 +203,7 @@ def report(experiment: ExperimentFile, overrides: Overrides = None) -> None:
         from orchestrator.report import study as pages
 
         found = study.read(loaded, variants(experiment, overrides or ()), _command(experiment))
-        page = study.write(found, loaded)
+        page = pages.write(found, study.folder(loaded))
         pages.show(found)
         typer.echo(f"\nreport  {_short(page)}")
         return
@@ -390,7 +390,7 @@ def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -
             job.display.line(f"setting {number} of {len(settings)}: {', '.join(variant.labels.values())}")
             tracked = job.compare().tracked
     found = study.read(whole, settings, _command(experiment))
-    page = study.write(found, whole)
+    page = pages.write(found, study.folder(whole))
     tracker = Tracker(whole.tracking.uri, whole.tracking.experiment)
     tracker.publish_study(found.fingerprint, found.name, pages.medians(found), page.parent)
     if as_json:

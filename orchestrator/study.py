@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import Store, UserError, fingerprint
-from orchestrator import report
 from orchestrator.config import Experiment, Variant
 from orchestrator.records import Comparison, comparison_from_json
-
-STUDY = "study.json"
 
 
 @dataclass(frozen=True)
@@ -78,16 +75,3 @@ def read(experiment: Experiment, variants: Sequence[Variant], command: str) -> S
 def folder(experiment: Experiment) -> Path:
     """Where the report of an experiment or a study lies."""
     return Store(experiment.store).root / "reports" / experiment.name
-
-
-def write(study: Study, experiment: Experiment) -> Path:
-    """The report of a study beside those of its comparisons; the path of the page."""
-    from orchestrator.report import study as pages
-
-    made = [{"labels": each.labels, "comparison": each.comparison.name} for each in study.settings]
-    files = {
-        STUDY: json.dumps({"name": study.name, "settings": made}, indent=1, ensure_ascii=False) + "\n",
-        "report.md": pages.markdown(study),
-        "report.html": pages.html(study),
-    }
-    return report.write_files(folder(experiment), files) / "report.html"

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from orchestrator.records import Comparison
 from orchestrator.report import plots, svg, wording
 from orchestrator.report.ledger_table import ledger_table, shares
 from orchestrator.report.sections import sections
 from orchestrator.report.table import rows
+from orchestrator.report.template import render
 
 SENTENCES = 8  # below the heading; where there are more, those in the middle are folded
 
 
 def page(comparison: Comparison) -> str:
     """The whole page; the same comparison gives the same bytes."""
-    import jinja2
-    from markupsafe import Markup
-
     table = rows(comparison)
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    )
-    environment.filters["svg"] = Markup  # from plots, where matplotlib has escaped the text
     sentences = wording.sentences(comparison)
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
+        comparison.name,
         comparison=comparison,
         rows=table,
         letters=max(len(row.beats) for row in table),
@@ -42,7 +32,6 @@ def page(comparison: Comparison) -> str:
         seed=wording.configured(comparison, "seed"),
         ledger=ledger_table(comparison),
         shares=list(shares(comparison)),
-        palette=svg.PALETTE,
         wording=wording,
     )
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.report import markdown as marked
-from orchestrator.report import svg, wording
+from orchestrator.report import svg, wording, write_files
 from orchestrator.report.accountings import UNITS, WAYS, Counted, accountings, columns
 from orchestrator.report.details import Detail
 from orchestrator.report.table import LEVEL, difference, rows
+from orchestrator.report.template import render
+from orchestrator.study import Setting, Study
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from orchestrator.study import Setting, Study
 
 Pair = tuple[str, str]
 
@@ -42,6 +43,17 @@ def sentences(study: Study) -> list[str]:
             f"{sure[0]}) and the lower in {behind} (significantly in {sure[1]})."
         )
     return said
+
+
+def write(study: Study, folder: Path) -> Path:
+    """Write report.html, report.md and study.json into `folder`, each at once or not at all; the path of the page."""
+    made = [{"labels": each.labels, "comparison": each.comparison.name} for each in study.settings]
+    files = {
+        "study.json": json.dumps({"name": study.name, "settings": made}, indent=1, ensure_ascii=False) + "\n",
+        "report.md": markdown(study),
+        "report.html": html(study),
+    }
+    return write_files(folder, files) / "report.html"
 
 
 def markdown(study: Study) -> str:
@@ -86,24 +98,14 @@ _LEFT = ("axes fraction", "data")
 
 def html(study: Study) -> str:
     """One page without scripts or network, with a link to the report of each comparison."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    )
-    environment.filters["svg"] = Markup  # from the plot, where matplotlib has escaped the text
-    return environment.get_template("study.html").render(
+    return render(
+        "study.html",
+        study.name,
         study=study,
         what=_what(study),
         tables=tables(study),
         sentences=sentences(study),
         ranges=ranges(study),
-        palette=svg.PALETTE,
     )
 
 
