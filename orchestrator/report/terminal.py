@@ -17,6 +17,7 @@ SPEED_UP_CAPTION = (
     "\nspeed-up: device seconds of the tuned recipe's runs over those of this one's (and the difference in {})"
 )
 WIDE, WIDE_WITH_LETTERS = 110, 126  # columns of a terminal from which on there is room for the speed-ups
+NAME, KNOB = 16, 8  # letters to which a name, and what is said of a knob, may be folded
 MONEY = 9  # more of them for what it costs in a currency
 
 
@@ -27,13 +28,26 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         if not console.is_terminal:
             console.width = 132
     wide = console.width >= (WIDE_WITH_LETTERS if comparison.differences else WIDE) + MONEY * bool(comparison.prices)
-    console.print(table(comparison, plain=not console.is_terminal, speed_ups=wide))
+    plain = not console.is_terminal
+    shown = table(comparison, plain=plain, speed_ups=wide)
+    if wide and _squeezed(shown, console):
+        shown = table(comparison, plain=plain, speed_ups=False)  # each of them is a sentence below
+    console.print(shown)
     for each in (each for each in details(comparison) if each.of == "recipe"):  # pairs of rows are on the page
         console.print()
         console.print(detail(each, plain=not console.is_terminal))
     console.print()
     for sentence in wording.sentences(comparison):
         console.print(Text(sentence), soft_wrap=not console.is_terminal)
+
+
+def _squeezed(shown: Table, console: Console) -> bool:
+    """Whether names would be folded to some letters, even if knobs were."""
+    whole = console.measure(shown, options=console.options.update(max_width=1000)).maximum
+    names, knobs = (
+        max(len(str(cell)) for cell in column.cells) for column in shown.columns if column.overflow == "fold"
+    )
+    return whole - max(0, names - NAME) - max(0, knobs - KNOB) > console.width
 
 
 def table(comparison: Comparison, *, plain: bool = False, speed_ups: bool = True) -> Table:

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 
+import made_up_whole
 import pytest
 from rich.console import Console
 
@@ -472,3 +473,12 @@ def test_of_many_pairs_those_of_neighbours_are_shown(comparison: Comparison) -> 
     assert len(detail.cells) < len(pairs)
     assert "Of each row and the one above" in detail.caption
     assert "20 of 20 pairs of rows are equivalent within 0.01 nDCG@10." in wording.sentences(whole)
+
+
+def test_names_are_whole_where_the_speed_ups_leave_no_room_for_them():
+    whole = made_up_whole.comparison()
+    output = io.StringIO()
+    terminal.show(whole, Console(file=output, width=132))
+    table = output.getvalue().partition("\n\n")[0]
+    assert all(f" {result.name} " in table for result in whole.results)
+    assert max(map(len, table.splitlines())) <= 132
