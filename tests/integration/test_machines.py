@@ -138,8 +138,7 @@ def test_a_run_on_two_machines(
 ) -> None:
     tiny_flow.write_experiment(tmp_path / "driver", tiny_collection, tiny_model)
     workers = ["scaling.workers=2", "scaling.cpus_per_worker=1", "training.checkpoint_seconds=0"]
-    negatives = "negatives={source: mined, depth: 9, refresh: 1}"
-    process = compare(machines, tmp_path / "driver", uri, "recipes=[arm-adaptive]", negatives, *workers)
+    process = compare(machines, tmp_path / "driver", uri, "recipes=[arm-adaptive]", *workers)
     try:
         output, errors = process.communicate(timeout=250)
     finally:
