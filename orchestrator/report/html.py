@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.records import Comparison
 from orchestrator.report import plots, svg, wording
-from orchestrator.report.ledger_table import ledger_table, shares
+from orchestrator.report.ledger_table import ledger_table, shared_costs
 from orchestrator.report.sections import sections
 from orchestrator.report.table import rows
 from orchestrator.report.template import render
@@ -31,7 +31,7 @@ def page(comparison: Comparison) -> str:
         shown=len(sentences) if len(sentences) <= SENTENCES else SENTENCES - 2,  # and the last two, which are of all
         seed=wording.configured(comparison, "seed"),
         ledger=ledger_table(comparison),
-        shares=list(shares(comparison)),
+        shared_costs=list(shared_costs(comparison)),
         wording=wording,
     )
 

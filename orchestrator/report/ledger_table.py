@@ -87,7 +87,7 @@ def ledger_table(comparison: Comparison) -> LedgerTable | None:
     )
 
 
-def shares(comparison: Comparison) -> Iterator[Detail]:
+def shared_costs(comparison: Comparison) -> Iterator[Detail]:
     """What recipes share, charged in full and divided; nothing where they share nothing."""
     found = charges(comparison)
     if not found:

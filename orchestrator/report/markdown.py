@@ -8,7 +8,7 @@ import re
 from orchestrator.records import Comparison
 from orchestrator.report import wording
 from orchestrator.report.details import Detail, details, knobs
-from orchestrator.report.ledger_table import shares
+from orchestrator.report.ledger_table import shared_costs
 from orchestrator.report.table import rows
 
 
@@ -49,7 +49,7 @@ def page(comparison: Comparison) -> str:
     said = "".join(f"- {escape(sentence)}\n" for sentence in wording.sentences(comparison))
     table = _table([escape(head) for head in heads], rule, body)
     page = f"# {escape(comparison.name)}\n\n{escape(wording.what_was_run(comparison))}\n\n{table}\n\n{said}"
-    for each in (*details(comparison), *knobs(comparison), *shares(comparison)):
+    for each in (*details(comparison), *knobs(comparison), *shared_costs(comparison)):
         folded = each.of == "query"  # is long where texts are
         page += (
             f"\n<details><summary>{html.escape(each.title)}</summary>\n\n{detail(each)}\n\n</details>\n"

@@ -282,7 +282,6 @@ def test_the_start_is_trained_against_its_own_document_tower(make: Make, towers:
 
 
 def test_adapters_and_layers_are_those_of_the_query_tower(make: Make, towers: Path) -> None:
-    pytest.importorskip("peft")
     row = f"{{{MATCHING}, encoder: {{layers: [1], lora: {{rank: 2}}, {INHERITS}}}}}"
     workspace = make(f"[{row}]", teacher=towers, encoder=towers)
     workspace.check_encoder()

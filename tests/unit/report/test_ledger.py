@@ -22,7 +22,7 @@ from orchestrator.records import (
 )
 from orchestrator.report import html, latex, markdown, terminal, wording
 from orchestrator.report.ledger import charges, ledger_total, lines, money, utilisation
-from orchestrator.report.ledger_table import ledger_table, shares
+from orchestrator.report.ledger_table import ledger_table, shared_costs
 from orchestrator.report.table import rows
 
 RATES = {"cpu bf16": 50.0, "cpu fp32": 20.0}
@@ -159,7 +159,7 @@ def test_nothing_shared_nothing_said():
     alone = [c for c in COSTS if c.recipe == "plain" or c.stage == "tokenizing"]
     plain = dataclasses.replace(comparison(tuple(alone)), results=(result("plain"),), teacher=None)
     assert charges(plain) == {}
-    assert list(shares(plain)) == []
+    assert list(shared_costs(plain)) == []
 
 
 def test_what_it_took_to_mine_is_in_all_runs_and_random_negatives_change_nothing():
