@@ -61,7 +61,11 @@ def _speed_ups(comparison: Comparison) -> Iterator[Detail]:
     caption = (
         "What the tuned recipe's search needed over what the parameter-free recipe's run needed, in device seconds of "
         "training (validation left out) and in examples. "
-        + ("Trials that were ended early are taken to their end at their own pace. " if stopped else "")
+        + (
+            "Where each is counted to its end, trials that were ended early are taken to their end at their own pace. "
+            if stopped
+            else ""
+        )
         + "The score that both reach is the lower of the two best ones; learning curves are straight between "
         "validations, and every other trial of the search is paid for in full."
     )
