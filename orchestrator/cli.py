@@ -19,7 +19,8 @@ from orchestrator.cli_output import AsJson, Exit, print_json
 
 if TYPE_CHECKING:
     from orchestrator.compare import Job
-    from orchestrator.config import Experiment
+    from orchestrator.config import Experiment, Variant
+    from orchestrator.study import Study
     from tune_spaces import Knob
 
 app = typer.Typer(
@@ -225,20 +226,31 @@ def reproduce(experiment: ExperimentFile, overrides: Overrides = None, as_json: 
     """Compare, and say which of the numbers that the experiment expects came out. Status 1 where one moved."""
     from data import UserError
     from orchestrator import reproduce as numbers
+    from orchestrator.config import variants
 
-    if not _load(experiment, overrides).expected:
+    whole = _load(experiment, overrides)
+    if not whole.expected:
         what, mend = "the experiment expects no number", f"Add the section, or run: stillhouse compare {experiment}"
         raise UserError(what, where=f"{experiment}: expected", mend=mend)
-    with _job(experiment, overrides) as job:
-        outcome = job.compare()
-    checks, changed = numbers.check(job.experiment, outcome.comparison), numbers.changes(overrides or ())
+    checks, changed = [], numbers.changes(overrides or ())
+    if whole.vary:
+        settings = variants(experiment, overrides or ())
+        study, page, _ = _compare_settings(whole, settings, _command(experiment))
+        environment = study.settings[0].comparison.environment
+        for variant, setting in zip(settings, study.settings, strict=True):
+            checks += numbers.check(variant.experiment, setting.comparison, setting.name)
+    else:
+        with _job(experiment, overrides) as job:
+            outcome = job.compare()
+        comparison, page = outcome.comparison, outcome.report
+        checks, environment = numbers.check(whole, comparison), comparison.environment
     if as_json:
-        print_json(numbers.to_json(outcome.comparison, checks, changed))
+        print_json(numbers.to_json(whole.name, environment, checks, changed))
     else:
         from orchestrator.report import reproduced
 
-        reproduced.show(outcome.comparison, checks, changed)
-        typer.echo(f"report  {_short(outcome.report)}")
+        reproduced.show(checks, environment, changed)
+        typer.echo(f"report  {_short(page)}")
     if any(check.moved for check in checks):
         raise typer.Exit(Exit.FAILED)
 
@@ -378,27 +390,37 @@ def _knob(knob: Knob) -> str:
 
 
 def _compare_all(experiment: Path, overrides: list[str] | None, as_json: bool) -> None:
-    """Every setting of a study, one after the other, and what holds over all of them."""
-    from orchestrator import study
+    """Every setting of a study, and what holds over all of them."""
     from orchestrator.config import variants
     from orchestrator.report import study as pages
-    from orchestrator.tracking import Tracker
 
     whole, settings = _load(experiment, overrides), variants(experiment, overrides or ())
-    for number, variant in enumerate(settings, 1):
-        with _job(variant.experiment) as job:
-            job.display.line(f"setting {number} of {len(settings)}: {', '.join(variant.labels.values())}")
-            tracked = job.compare().tracked
-    found = study.read(whole, settings, _command(experiment))
-    page = pages.write(found, study.folder(whole))
-    tracker = Tracker(whole.tracking.uri, whole.tracking.experiment)
-    tracker.publish_study(found.fingerprint, found.name, pages.medians(found), page.parent)
+    found, page, tracked = _compare_settings(whole, settings, _command(experiment))
     if as_json:
         print_json(pages.as_json(found))
         return
     pages.show(found)
     typer.echo(f"\nreport  {_short(page)}")
     _say_where(whole.tracking.uri, tracked)
+
+
+def _compare_settings(whole: Experiment, settings: list[Variant], command: str) -> tuple[Study, Path, str | None]:
+    """Compare the settings of a study, one after the other, and report the whole: what came of it, its page, and where
+    the last setting is in MLflow.
+    """
+    from orchestrator import study
+    from orchestrator.report import study as pages
+    from orchestrator.tracking import Tracker
+
+    for number, variant in enumerate(settings, 1):
+        with _job(variant.experiment) as job:
+            job.display.line(f"setting {number} of {len(settings)}: {', '.join(variant.labels.values())}")
+            tracked = job.compare().tracked
+    found = study.read(whole, settings, command)
+    page = pages.write(found, study.folder(whole))
+    tracker = Tracker(whole.tracking.uri, whole.tracking.experiment)
+    tracker.publish_study(found.fingerprint, found.name, pages.medians(found), page.parent)
+    return found, page, tracked
 
 
 def _command(experiment: Path) -> str:

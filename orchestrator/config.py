@@ -12,12 +12,13 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from data.errors import UserError
-from orchestrator.config_checks import check
+from orchestrator.config_checks import check, expected
 from orchestrator.config_problems import Problem, in_words
 from orchestrator.config_schema import (
     CollectionSettings,
     EncoderSettings,
     EvaluationSettings,
+    ExpectedSettings,
     Experiment,
     NegativesSettings,
     RecipeSettings,
@@ -90,12 +91,21 @@ def variants(path: str | Path, overrides: Sequence[str] = ()) -> list[Variant]:
         if name in made:
             what = f"two settings have labels that make the same name, {name}"
             raise UserError(what, where=source.where(("vary",)), mend="Change one.")
-        source.value |= {"name": name, "vary": {}, "tracking": whole.tracking.model_dump()}
-        made[name] = Variant(labels, _checked(source))
+        source.value |= {"name": name, "vary": {}, "expected": [], "tracking": whole.tracking.model_dump()}
+        experiment, own = _checked(source), _expected_of(whole, labels)
+        if problems := list(expected(experiment, own)):
+            raise _refusal(source, problems)
+        numbers = tuple(each.model_copy(update={"setting": {}}) for each in own.values())
+        made[name] = Variant(labels, experiment.model_copy(update={"expected": numbers}))
     return list(made.values())
 
 
-_WHOLE = ("name", "vary", "tracking", "store")  # what settings of a study cannot change
+_WHOLE = ("name", "vary", "tracking", "store", "expected")  # what settings of a study cannot change
+
+
+def _expected_of(study: Experiment, labels: dict[str, str]) -> dict[int, ExpectedSettings]:
+    """What a study expects of a setting, by its place in the file."""
+    return {place: each for place, each in enumerate(study.expected) if each.setting == labels}
 
 
 def _slug(label: str) -> str:

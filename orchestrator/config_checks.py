@@ -9,6 +9,7 @@ from data.pair_scores import Space
 from orchestrator import recipes
 from orchestrator.config_problems import Problem, nearest
 from orchestrator.config_schema import (
+    ExpectedSettings,
     Experiment,
     GenerationSettings,
     RangeSettings,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 def check(experiment: Experiment) -> list[Problem]:
     """Every misfit of a valid experiment."""
-    return [*_sections(experiment), *_rows(experiment), *_expected(experiment)]
+    numbers = {} if experiment.vary else dict(enumerate(experiment.expected))
+    return [*_sections(experiment), *_rows(experiment), *_numbers(experiment), *expected(experiment, numbers)]
 
 
 def _sections(experiment: Experiment) -> Iterator[Problem]:
@@ -37,9 +39,6 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
     if experiment.seeds and experiment.seeds[0] != experiment.seed:
         what = f"is {experiment.seed}, and the first of seeds is {experiment.seeds[0]}"
         yield Problem(("seed",), what, "Remove it, or put it first among the seeds.")
-    if experiment.vary and experiment.expected:
-        what = "is said of one comparison, and this is a study of several"
-        yield Problem(("expected",), what, "Remove it, or write an experiment of one setting.")
     if collection.test_split == collection.train_split:
         what = f'"{collection.test_split}" is what the recipes train on, and says nothing about other queries'
         yield Problem(("collection", "test_split"), what, "Name another split.")
@@ -62,12 +61,33 @@ def _sections(experiment: Experiment) -> Iterator[Problem]:
             yield Problem(("evaluation", "depth"), what, f"Set it to {cutoffs[deepest]} or more, or leave it out.")
 
 
-def _expected(experiment: Experiment) -> Iterator[Problem]:
-    """Whether the table will have what is expected of it."""
+def _numbers(experiment: Experiment) -> Iterator[Problem]:
+    """Whether what is expected of a study is said of one of its settings."""
+    vary = experiment.vary
+    for index, each in enumerate(experiment.expected):
+        here: KeyPath = ("expected", index)
+        if not vary and each.setting:
+            yield Problem(
+                (*here, "setting"), "nothing varies here", "Remove it (where vary=null was set, set expected=[] too)."
+            )
+        for thing in [thing for thing in each.setting if vary and thing not in vary]:
+            what = f'"{thing}" is nothing that varies'
+            yield Problem((*here, "setting", thing), what, nearest(thing, list(vary), "Things"))
+        for thing, labels in vary.items():
+            if thing not in each.setting:
+                what = f"does not say which {thing}, and each setting of a study has numbers of its own"
+                yield Problem((*here, "setting"), what, f"Add {thing}: {' or '.join(labels)}.")
+            elif each.setting[thing] not in labels:
+                what = f'{thing} has no label "{each.setting[thing]}"'
+                yield Problem((*here, "setting", thing), what, nearest(each.setting[thing], list(labels), "Labels"))
+
+
+def expected(experiment: Experiment, numbers: Mapping[int, ExpectedSettings]) -> Iterator[Problem]:
+    """Whether the table will have the numbers that are expected of it, which have these places in the file."""
     rows = {row.name: row for row in experiment.recipes}
     names = [UNTRAINED, *([TEACHER] if experiment.teacher and experiment.teacher.encoder else []), *rows]
     measures = experiment.evaluation.measures
-    for index, each in enumerate(experiment.expected):
+    for index, each in numbers.items():
         here: KeyPath = ("expected", index)
         if each.row not in names:
             yield Problem((*here, "row"), f'there is no row "{each.row}"', nearest(each.row, names, "Rows"))

@@ -570,11 +570,18 @@ class TrackingSettings(Section):
     model: bool = True  # the best encoder, by validation, goes there too, for `mlflow models serve`
 
 
+def _labels(value: object) -> object:
+    """Labels such as 32 are text."""
+    return {str(name): str(label) for name, label in value.items()} if isinstance(value, dict) else value
+
+
 class ExpectedSettings(Section):
     """A number that `stillhouse reproduce` looks for: a row's measure, or how many times less device time it needs than
     a tuned row, all runs of both counted. It may differ by `tolerance`; `source` says who has it, and from where.
+    `setting` is the one of a study: thing that varies → label.
     """
 
+    setting: Annotated[dict[Text, Text], BeforeValidator(_labels)] = {}
     row: Text
     measure: Annotated[str, AfterValidator(_measure)] | None = None
     speed_up_over: Text | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -59,7 +60,7 @@ class Display:
         """A stage made in shards: a bar, and a line when it is complete."""
         if done < total or stage in self._tasks:
             self._bar(stage, done, total)
-            if done == total or (not self._live and done and done % max(1, total // 8) == 0):
+            if done == total or (not self._live and done and done % math.ceil(total / 8) == 0):
                 self.line(f"{stage}: {done}/{total}")
 
     def counting(self, total: int) -> Callable[[Trial], None]:

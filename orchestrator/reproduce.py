@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from orchestrator.config import Experiment
@@ -16,10 +16,12 @@ NO_NUMBERS = {"name", "store", "tracking"}  # sections on which none depends
 class Check(NamedTuple):
     """A number that was looked for. `what` is a measure, or "speed-up over ROW"; `source` is who has `expected`.
 
-    `found` is None where the table has no such number: a speed-up where one of the rows took no device time, or theirs
-    was counted on other kinds of device. `moved` says that it is not within `tolerance` of what was expected.
+    `setting` is that of a study, else "". `found` is None where the table has no such number: a speed-up where one of
+    the rows took no device time, or theirs was counted on other kinds of device. `moved` says that it is not within
+    `tolerance` of what was expected.
     """
 
+    setting: str
     row: str
     what: str
     expected: float
@@ -29,7 +31,7 @@ class Check(NamedTuple):
     source: str
 
 
-def check(experiment: Experiment, comparison: Comparison) -> list[Check]:
+def check(experiment: Experiment, comparison: Comparison, setting: str = "") -> list[Check]:
     """Every number that the experiment expects, in its order."""
     rows = {row.name: row for row in table.rows(comparison)}
     checks = []
@@ -41,7 +43,7 @@ def check(experiment: Experiment, comparison: Comparison) -> list[Check]:
             what = f"speed-up over {each.speed_up_over}"
             found = next((up.ratio for up in row.speed_ups if up.over == each.speed_up_over), None)
         moved = found is None or not within(found, each.value, each.tolerance)
-        checks.append(Check(each.row, what, each.value, each.tolerance, found, moved, each.source))
+        checks.append(Check(setting, each.row, what, each.value, each.tolerance, found, moved, each.source))
     return checks
 
 
@@ -62,12 +64,14 @@ def summary(checks: Sequence[Check]) -> str:
     return f"{said}, {moved} moved" if moved else said
 
 
-def to_json(comparison: Comparison, checks: Sequence[Check], changed: Sequence[str]) -> dict[str, Any]:
+def to_json(
+    name: str, environment: Mapping[str, str], checks: Sequence[Check], changed: Sequence[str]
+) -> dict[str, Any]:
     """What `--json` prints."""
     return {
-        "experiment": comparison.name,
+        "experiment": name,
         "changed": list(changed),
-        "environment": comparison.environment,
+        "environment": dict(environment),
         "moved": any(check.moved for check in checks),
         "checks": [check._asdict() for check in checks],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -64,11 +65,15 @@ def test_lines_carry_the_time_and_are_not_wrapped(log: Log) -> None:
     assert log.lines == [" 0:00  starting Ray", "12:34  " + "x" * 100, "12:34  encoder.layers [0, 2] of [bold]"]
 
 
-def test_shards_leave_some_eight_lines(log: Log) -> None:
+@pytest.mark.parametrize(
+    ("total", "lines"),
+    [(32, range(4, 33, 4)), (15, [*range(2, 15, 2), 15]), (7, range(1, 8)), (106, [*range(14, 99, 14), 106])],
+)
+def test_shards_leave_some_eight_lines(log: Log, total: int, lines: Sequence[int]) -> None:
     with log.display:
-        for done in range(33):
-            log.display.shards("tokens of documents", done, 32)
-    assert log.lines == [f" 0:00  tokens of documents: {done}/32" for done in range(4, 33, 4)]
+        for done in range(total + 1):
+            log.display.shards("tokens of documents", done, total)
+    assert log.lines == [f" 0:00  tokens of documents: {done}/{total}" for done in lines]
 
 
 def test_a_stage_that_was_there_leaves_no_line(log: Log) -> None:

@@ -165,8 +165,8 @@ def test_as_json(reproduce: Any) -> None:
     assert status == 1
     assert (said["experiment"], said["changed"], said["moved"]) == ("x", ["seed=14"], True)
     assert said["checks"][0] == {
-        "row": "infonce", "what": "nDCG@10", "expected": 0.58, "tolerance": 0.002, "found": 0.5, "moved": True,
-        "source": "measured, here",
+        "setting": "", "row": "infonce", "what": "nDCG@10", "expected": 0.58, "tolerance": 0.002, "found": 0.5,
+        "moved": True, "source": "measured, here",
     }  # fmt: skip
 
 

@@ -75,9 +75,8 @@ def test_a_setting_is_laid_over_what_the_command_line_says(path: Path) -> None:
          "10: vary.student.three layers.store: \"store\" is the whole study's. Remove it."),
         ("training.learning_rate: 2e-4", "recipes.7.name: a",
          '11: vary.student.three layers.recipes.7.name: "7" is not an item of the list. Items here: 0 to 1.'),
-        ("training: {epochs: 1}", "expected: [{row: infonce, measure: nDCG@10, value: 1, tolerance: 1, source: s}]",
-         "5: expected: is said of one comparison, and this is a study of several. Remove it, or write an experiment of "
-         "one setting."),
+        ("training.batch_size: 64", "expected: []",
+         "14: vary.batch.64.expected: \"expected\" is the whole study's. Remove it."),
         ("six layers: {}", "three-layers: {}", "6: vary: two settings have labels that make the same name, "
          "s.three-layers.32. Change one."),
         ("  batch:", "  '':", "12: vary..[key]: must not be empty"),
@@ -88,6 +87,58 @@ def test_settings_that_are_refused(path: Path, old: str, new: str, message: str)
     with pytest.raises(UserError) as error:
         load(path)
     assert str(error.value) == f"{path}:{message}"
+
+
+EXPECTED = """\
+expected:
+  - setting: {student: six layers, batch: 64}
+    row: infonce
+    measure: nDCG@10
+    value: 0.5
+    tolerance: 0.01
+    source: s
+"""
+
+
+def test_what_is_expected_is_said_of_a_setting(path: Path) -> None:
+    path.write_text(TEXT + EXPECTED)
+    (expected,) = load(path).expected
+    assert expected.setting == {"student": "six layers", "batch": "64"}, "a label is text"
+    found = {each.experiment.name: each.experiment.expected for each in variants(path)}
+    assert [len(each) for each in found.values()] == [0, 1, 0, 0]
+    assert found["s.six-layers.64"] == (expected.model_copy(update={"setting": {}}),), "which stands alone"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("student: six layers, batch", "batch", "16: expected.0.setting: does not say which student, and each setting "
+         "of a study has numbers of its own. Add student: six layers or three layers."),
+        ("six layers, batch", "six layer, batch", '16: expected.0.setting.student: student has no label "six layer". '
+         'Did you mean "six layers"?'),
+        ("batch: 64}\n    row", "batch: 64, bach: 3}\n    row", '16: expected.0.setting.bach: "bach" is nothing that '
+         'varies. Did you mean "batch"?'),
+        ("row: infonce", "row: infonc", '17: expected.0.row: there is no row "infonc". Did you mean "infonce"?'),
+        ("measure: nDCG@10", "measure: nDCG@5", '18: expected.0.measure: "nDCG@5" is not measured. Add it to '
+         "evaluation.measures, or take nDCG@10 or RR@10 or R@100."),
+    ],
+)  # fmt: skip
+def test_what_no_setting_has_cannot_be_expected(path: Path, old: str, new: str, message: str) -> None:
+    text = TEXT + EXPECTED
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert str(error.value) == f"{path}:{message}"
+
+
+def test_one_setting_alone_expects_nothing_of_the_study(path: Path) -> None:
+    path.write_text(TEXT + EXPECTED)
+    with pytest.raises(
+        UserError, match=r"nothing varies here\. Remove it \(where vary=null was set, set expected=\[\] too\)"
+    ):
+        load(path, ["vary=null"])
+    assert load(path, ["vary=null", "expected=[]"]).expected == ()
 
 
 @pytest.fixture
@@ -143,6 +194,25 @@ def test_every_setting_is_compared_and_the_whole_reported(tiny: Path) -> None:
     assert (reports / "tiny" / "report.html").read_text() == page
     planned = CliRunner().invoke(cli.app, ["plan", str(tiny), "--json"])
     assert [each["what"] for each in json.loads(planned.stdout) if each["stage"] == "setting"] == ["one", "two"]
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_a_study_is_reproduced_setting_by_setting(tiny: Path) -> None:
+    rest = "row: arm-adaptive, measure: R@100, tolerance: 0.0, source: by hand"  # of 60 documents
+    numbers = [f"{{setting: {{layers: {each}}}, value: {value}, {rest}}}" for each, value in (("two", 1), ("one", 0.4))]
+    expected = f"expected=[{', '.join(numbers)}]"
+    made = CliRunner().invoke(cli.app, ["reproduce", str(tiny), "--set", expected])
+    assert made.exit_code == 1, made.output
+    lines = [line.split() for line in made.stdout.splitlines()]
+    assert lines[0][:3] == ["setting", "row", "number"]
+    assert lines[1][:5] == ["one", "arm-adaptive", "R@100", "0.4000", "±0"]
+    assert [line[7] for line in lines[1:3]] == ["MOVED", "ok"]
+    assert "1 of 2 numbers came out within their tolerance, 1 moved." in made.stdout
+    told = json.loads(CliRunner().invoke(cli.app, ["reproduce", str(tiny), "--set", expected, "--json"]).stdout)
+    assert [(each["setting"], each["found"], each["moved"]) for each in told["checks"]] == [
+        ("one", 1.0, True),
+        ("two", 1.0, False),
+    ]
 
 
 def test_a_verb_that_takes_one_setting_says_so(tiny: Path) -> None:
