@@ -229,7 +229,7 @@ def test_an_approximate_index_tells_what_it_loses_and_costs(caplog):
     assert f"index IVF10,Flat: recall {figures.recall:.4f} of the exact top 10" in caplog.text
 
 
-@pytest.mark.parametrize(("factory", "vector"), [("HNSW32", 4 * 32), ("IVF4,PQ8", 8 + 8), ("SQ8", 32)])
+@pytest.mark.parametrize(("factory", "vector"), [("HNSW32", 4 * 32), ("IVF4,PQ8x4", 8 + 4), ("SQ8", 32)])
 def test_the_size_of_an_index_is_that_of_its_file(factory, vector, tmp_path):
     rng = np.random.default_rng(4)
     documents = rng.standard_normal((2000, 32)).astype(np.float32)
