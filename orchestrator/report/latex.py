@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orchestrator.records import Comparison
 from orchestrator.report import wording
 from orchestrator.report.details import Detail, details
@@ -49,6 +51,12 @@ def page(comparison: Comparison) -> str:
             "",
         ]
     )
+
+
+def tables(said: Sequence[str], details: Sequence[Detail]) -> str:
+    """Tables below one another; above them, as comments, what is to be said."""
+    lines = [f"% {' '.join(sentence.split())}" for sentence in said]
+    return "\n".join([*lines, *(line for detail in details for line in _detail(detail)), ""])
 
 
 def _detail(detail: Detail) -> list[str]:

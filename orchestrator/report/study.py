@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.report import latex, svg, wording, write_files
 from orchestrator.report import markdown as marked
-from orchestrator.report import svg, wording, write_files
 from orchestrator.report.accountings import UNITS, WAYS, Counted, accountings, columns
 from orchestrator.report.details import Detail
-from orchestrator.report.table import LEVEL, difference, rows
+from orchestrator.report.table import LETTERS, LEVEL, Row, difference, rows
 from orchestrator.report.template import render
 from orchestrator.study import Setting, Study
 
@@ -29,7 +29,7 @@ def tables(study: Study) -> list[Detail]:
 
 def sentences(study: Study) -> list[str]:
     """What holds over all settings: for each parameter-free row against each tuned one the range of the speed-up, and
-    in how many settings it is behind or ahead.
+    in how many settings it is behind or ahead, or as good as equal.
     """
     said = []
     for (row, over), found in _pairs(study).items():
@@ -37,20 +37,26 @@ def sentences(study: Study) -> list[str]:
         signs = [_sign(setting, row, over) for setting, _ in found]
         ahead, behind = (sum(sign * which > 0 for sign in signs) for which in (1, -1))
         sure = [sum(sign == which for sign in signs) for which in (2, -2)]
+        tested = [difference(setting.comparison, row, over) for setting, _ in found]
+        level = sum(bool(each and each.equivalence_holm < LEVEL) for each in tested)
         said.append(
             f"The search of {over} took {_range(ratios)} the device time of training that {row} took, over "
             f"{len(found)} settings; {row} has the higher {study.measure} in {ahead} of them (significantly in "
-            f"{sure[0]}) and the lower in {behind} (significantly in {sure[1]})."
+            f"{sure[0]}) and the lower in {behind} (significantly in {sure[1]})"
+            + (f", and is equivalent within {found[0][0].comparison.margin:g} in {level}." if level else ".")
         )
     return said
 
 
 def write(study: Study, folder: Path) -> Path:
-    """Write report.html, report.md and study.json into `folder`, each at once or not at all; the path of the page."""
+    """Write report.html, report.md, report.tex and study.json into `folder`, each at once or not at all; the path of
+    the page.
+    """
     made = [{"labels": each.labels, "comparison": each.comparison.name} for each in study.settings]
     files = {
         "study.json": json.dumps({"name": study.name, "settings": made}, indent=1, ensure_ascii=False) + "\n",
         "report.md": markdown(study),
+        "report.tex": latex.tables([_what(study), *sentences(study)], tables(study)),
         "report.html": html(study),
     }
     return write_files(folder, files) / "report.html"
@@ -135,7 +141,7 @@ def show(study: Study, console: Console | None = None) -> None:
 
     console = console or Console(highlight=False)
     if not console.is_terminal:
-        console.width = 132
+        console.width = 180
     for each in tables(study)[:2]:
         console.print(terminal.detail(each, plain=not console.is_terminal))
         console.print()
@@ -155,22 +161,49 @@ def medians(study: Study) -> dict[str, float]:
 
 
 def _what(study: Study) -> str:
-    one = study.settings[0].comparison
-    return f"{one.collection}: {len(study.settings)} comparisons, over {' and '.join(study.things)}."
+    *others, last = study.things
+    over = f"{', '.join(others)} and {last}" if others else last
+    return f"{study.settings[0].comparison.collection}: {len(study.settings)} comparisons, over {over}."
 
 
 def _quality(study: Study) -> Detail:
-    cells = {}
-    for setting in study.settings:
-        found = {row.name: row for row in rows(setting.comparison)}
-        cells[setting.name] = [
-            wording.value(found[name], study.measure) if name in found else "–" for name in study.rows
+    found = {setting.name: {row.name: row for row in rows(setting.comparison)} for setting in study.settings}
+    tested = any(setting.comparison.differences for setting in study.settings)
+    letters = dict(zip(study.rows, LETTERS, strict=False)) if tested and len(study.rows) <= len(LETTERS) else {}
+    beaten = {
+        (setting, row.name): "".join(sorted(letters.get(name, "") for name in _beaten(row, table.values())))
+        for setting, table in found.items()
+        for row in table.values()
+    }
+    width = max(map(len, beaten.values()))
+    cells = {
+        setting: [
+            wording.value(table[name], study.measure) + (f" {beaten[setting, name]:{_FILL}<{width}}" if width else "")
+            if name in table
+            else "–"
+            for name in study.rows
         ]
+        for setting, table in found.items()
+    }
     seeds = max((len(result.seeds) for each in study.settings for result in each.comparison.results), default=0)
     several = f", means over {seeds} seeds ± their standard deviation" if seeds else ", one seed"
     queries = study.settings[0].comparison.test_queries
-    caption = f"{study.measure} on {queries:,} test queries{several}. What is significant stands in each one's report."
-    return Detail("quality", "Quality", tuple(study.rows), cells, caption, of=", ".join(study.things))
+    caption = f"{study.measure} on {queries:,} test queries{several}."
+    if letters:
+        caption += (
+            " Behind it the letters of those that are significantly worse in that setting (randomization test, "
+            f"p < {LEVEL} after Holm's correction over its pairs)."
+        )
+    heads = tuple(f"({letters[name]}) {name}" if letters else name for name in study.rows)
+    return Detail("quality", "Quality", heads, cells, caption, of=", ".join(study.things))
+
+
+_FILL = "\N{FIGURE SPACE}"  # as wide as a digit, so that numbers stand below one another
+
+
+def _beaten(row: Row, table: Iterable[Row]) -> list[str]:
+    """The rows of its comparison that a row is significantly better than."""
+    return [each.name for each in table if each.letter and each.letter in row.beats]
 
 
 def _by_setting(study: Study) -> Iterator[Detail]:

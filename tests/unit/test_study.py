@@ -144,6 +144,7 @@ def test_one_setting_alone_expects_nothing_of_the_study(path: Path) -> None:
 @pytest.fixture
 def tiny(tmp_path: Path, tiny_collection: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny experiment, with one layer and with two, trained in this process."""
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts
     file = tiny_flow.write_experiment(tmp_path, tiny_collection, tiny_model)
     rows = "recipes=[{recipe: static-margin, tune: {space: {target: [0.3, 1.0]}}}, arm-adaptive]"
     whole = load(file, [rows, "vary={layers: {one: {encoder.layers: [0]}, two: {}}}"])
@@ -184,7 +185,8 @@ def test_every_setting_is_compared_and_the_whole_reported(tiny: Path) -> None:
     )
     assert (run.info.run_name, run.info.status) == ("tiny", "FINISHED")
     assert run.data.metrics["speed_up/arm-adaptive_over_static-margin/search_examples"] == 2
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "report.md", "study.json"}
+    files = {"report.html", "report.md", "report.tex", "study.json"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == files
     assert CliRunner().invoke(cli.app, ["compare", str(tiny)]).exit_code == 0, "nothing is logged twice"
     assert len(client.search_runs([run.info.experiment_id])) == 1 + 2 * (1 + 3 + 3)
 
