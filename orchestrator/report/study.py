@@ -93,7 +93,7 @@ def ranges(study: Study) -> str | None:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}x" if f"{value:e}"[0] in "235" else "")
         axes.set_xlabel("times less device time of training, log scale")
 
     return svg.svg("ranges", draw, height=0.9 + 0.55 * len(pairs))
@@ -175,13 +175,13 @@ def _quality(study: Study) -> Detail:
         for setting, table in found.items()
         for row in table.values()
     }
-    width = max(map(len, beaten.values()))
+    widths = {name: max(len(beaten.get((setting, name), "")) for setting in found) for name in study.rows}
     cells = {
         setting: [
             wording.value(table[name], study.measure) + (f" {beaten[setting, name]:{_FILL}<{width}}" if width else "")
             if name in table
             else "–"
-            for name in study.rows
+            for name, width in widths.items()
         ]
         for setting, table in found.items()
     }
