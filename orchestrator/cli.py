@@ -470,7 +470,8 @@ def _refuse_study(experiment: Experiment) -> None:
         raise UserError(
             f"this is a study that varies {' and '.join(experiment.vary)}, and this verb takes one setting of it",
             where="vary",
-            mend="Take compare, plan or report, or one setting: --set vary=null, with a --set for each of its keys.",
+            mend="Take compare, plan, report or reproduce, or one setting: --set vary=null, "
+            f"{'--set expected=[], ' if experiment.expected else ''}and a --set for each of its keys.",
         )
 
 
