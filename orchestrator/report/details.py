@@ -12,8 +12,9 @@ from itertools import pairwise
 from orchestrator.records import TEACHER, Comparison, EncoderFigures, IndexFigures, Result
 from orchestrator.report import wins
 from orchestrator.report.accountings import WAYS, accountings, columns
-from orchestrator.report.efficiency import families, reached
+from orchestrator.report.efficiency import families, interval, reached
 from orchestrator.report.importance import importances
+from orchestrator.report.table import LEVEL, difference
 from orchestrator.report.wording import parameters, percent, probability, seconds, signed, times
 
 MOST_PAIRS = 15  # where there are more, those of neighbouring rows are shown
@@ -112,18 +113,16 @@ def _differences(comparison: Comparison) -> Iterator[Detail]:
 def _wins(comparison: Comparison, pairs: list[wins.Pair]) -> Iterator[Detail]:
     if not pairs:
         return
-    cells = {
-        f"{pair.row} − {pair.other}": [
-            f"{len(pair.wins):,}",
-            f"{pair.ties:,}",
-            f"{len(pair.losses):,}",
-            signed(pair.mean),
-        ]
-        for pair in pairs
-    }
+    cells = {}
+    for pair in pairs:
+        told = difference(comparison, pair.row, pair.other)
+        sure = bool(told and told.randomization_holm < LEVEL)
+        counts = len(pair.wins), pair.ties, len(pair.losses)
+        cells[f"{pair.row} − {pair.other}"] = [*(f"{n:,}" for n in counts), signed(pair.mean) + "*" * sure]
     caption = (
-        f"On how many test queries the first row has the higher {comparison.measures[0]}, the same, and the lower; and "
-        "the mean difference over all."
+        f"On how many of the {comparison.test_queries:,} test queries the first row has the higher "
+        f"{comparison.measures[0]}, the same, and the lower; and the mean difference over all, * where it is "
+        f"significant (randomization test, p < {LEVEL} after Holm's correction over all pairs of rows)."
     )
     yield Detail("wins", "Query by query", ("wins", "ties", "losses", "mean"), cells, caption, of="rows")
 
@@ -142,24 +141,34 @@ def _efficiency(comparison: Comparison) -> Iterator[Detail]:
     if not found:
         return
     measure = comparison.measures[0]
+    values = {result.name: result.per_query[measure] for result in comparison.results}
     cells = {}
     for each in found:
         share, best = each.other.best
-        needed = "not reached" if each.share is None else percent(each.share)
+        least = each.family.points[0][0]
+        low, high = (_needed(bound, least) for bound in interval(each, values))
         cells[f"{each.family.name} as good as {each.other.name}"] = [
-            f"≤ {needed}" if each.at_least else needed,
+            _needed(math.inf if each.share is None else each.share, least),
+            low if low == high else f"{low} … {high}",
             percent(share),
             f"{best:.4f}",
         ]
-    heads = ("at", "instead\u00a0of", measure)
+    heads = ("at", "95 %", "instead\u00a0of", measure)
     caption = (
-        f"At which share of the judged training queries the first row has the best {measure} of the second: on a line "
-        "between the shares that were measured, linear in the logarithm of the share, the first time. ≤: at the "
-        "smallest one already."
+        f"At which share of the judged training queries the first row has the best {measure} of the second, and the "
+        f"bootstrap's interval over the {comparison.test_queries:,} test queries: on a line between the shares that "
+        "were measured, linear in the logarithm of the share, the first time. ≤: at the smallest one already."
     )
     if not any(result.seeds for result in comparison.results):
         caption += " With one run a share, some thousandths are noise."
     yield Detail("shares", "How much data it takes", heads, cells, caption, of="rows")
+
+
+def _needed(share: float, least: float) -> str:
+    """A share that is enough; infinity is never, and of the smallest one that was measured a smaller one may be."""
+    if share == math.inf:
+        return "not reached"
+    return f"≤ {percent(share)}" if share <= least else percent(share)
 
 
 def knobs(comparison: Comparison) -> Iterator[Detail]:

@@ -7,16 +7,23 @@ in the logarithm of the share.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from orchestrator.records import Comparison
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.records import Comparison, Result
+
+RESAMPLES = 999  # of the bootstrap
+_BATCH = 64  # of them at once
 
 
 @dataclass(frozen=True)
 class Family:
-    """A recipe at its shares of the training queries: `points` of (share, first measure), the smallest share first.
+    """A recipe at its shares of the training queries: `points` of (share, first measure), the smallest share first, and
+    `rows`, the names of those that have them.
 
     A trained row that is alone has one point.
     """
@@ -24,6 +31,7 @@ class Family:
     name: str
     parameter_free: bool
     points: tuple[tuple[float, float], ...]
+    rows: tuple[str, ...] = ()
 
     @property
     def best(self) -> tuple[float, float]:
@@ -33,15 +41,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Reached:
-    """The `share` at which a family first has the quality of another's best point; None where it never does.
-
-    `at_least` says that the smallest measured share is enough already, so that a smaller one may be.
+    """The `share` at which a family first has the quality of another's best point; None where it never does. Where it
+    is the smallest that was measured, a smaller one may be enough.
     """
 
     family: Family
     other: Family
     share: float | None
-    at_least: bool
 
 
 def families(comparison: Comparison) -> list[Family]:
@@ -49,24 +55,60 @@ def families(comparison: Comparison) -> list[Family]:
     if not any(result.family for result in comparison.results):
         return []
     measure = comparison.measures[0]
-    found: dict[str, Family] = {}
-    for result in (result for result in comparison.results if result.trials):
-        name = result.family or result.name
-        before = found[name].points if name in found else ()
-        points = tuple(sorted({*before, (result.share, result.measures[measure])}))
-        found[name] = Family(name, result.parameter_free, points)
-    return list(found.values())
+    found: dict[str, list[Result]] = {}
+    for result in sorted((result for result in comparison.results if result.trials), key=lambda each: each.share):
+        found.setdefault(result.family or result.name, []).append(result)
+    order = dict.fromkeys(result.family or result.name for result in comparison.results if result.trials)
+    return [
+        Family(
+            name,
+            found[name][0].parameter_free,
+            tuple((result.share, result.measures[measure]) for result in found[name]),
+            tuple(result.name for result in found[name]),
+        )
+        for name in order
+    ]
 
 
 def reached(found: Sequence[Family]) -> list[Reached]:
     """Of each parameter-free family with several shares, against each other family or row."""
     return [
-        Reached(family, other, share_for(family.points, other.best[1]), family.points[0][1] >= other.best[1])
+        Reached(family, other, share_for(family.points, other.best[1]))
         for family in found
         if family.parameter_free and len(family.points) > 1
         for other in found
         if other is not family
     ]
+
+
+def interval(each: Reached, values: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
+    """The bootstrap's 95 % of the share, over the test queries; infinity stands for one that never has the quality.
+
+    Args:
+        values: row → query id → first measure, of the same queries for every row.
+    """
+    from scipy.stats import bootstrap
+
+    best = each.other.rows[each.other.points.index(each.other.best)]
+    rows = np.array([[values[row][query] for query in values[best]] for row in (*each.family.rows, best)])
+    shares = [share for share, _ in each.family.points]
+
+    def share(queries: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64]:
+        means = rows[:, queries].mean(axis=axis).reshape(len(rows), -1).T.tolist()
+        found = [share_for(list(zip(shares, own, strict=True)), quality) for *own, quality in means]
+        return np.array([math.inf if one is None else one for one in found]).reshape(queries.shape[:-1])
+
+    with np.errstate(invalid="ignore"):  # of infinity it makes no number, which is not asked for
+        drawn = bootstrap(
+            (np.arange(rows.shape[1]),),
+            share,
+            n_resamples=RESAMPLES,
+            batch=_BATCH,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+    low, high = np.quantile(drawn.bootstrap_distribution, [0.025, 0.975], method="inverted_cdf")
+    return float(low), float(high)
 
 
 def share_for(points: Sequence[tuple[float, float]], quality: float) -> float | None:

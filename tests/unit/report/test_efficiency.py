@@ -1,11 +1,15 @@
-"""What is pinned, by hand: where a line in log share meets a quality, which rows are a family, what they are asked."""
+"""What is pinned, by hand: where a line in log share meets a quality, which rows are a family, what they are asked;
+and the interval around it, by drawing queries one by one.
+"""
 
 import dataclasses
+import math
 
 import made_up
+import numpy as np
 import pytest
 
-from orchestrator.report.efficiency import Family, families, reached, share_for
+from orchestrator.report.efficiency import Family, families, interval, reached, share_for
 
 LINE = ((0.01, 0.2), (0.1, 0.4), (1.0, 0.5))
 
@@ -73,11 +77,49 @@ def test_families_and_what_is_asked_of_them():
         ("arm-adaptive", "arm-distributed"),
     ]
     assert asked["arm-adaptive", "infonce"].share == pytest.approx(0.1 * 10 ** (2 / 3))
-    assert not asked["arm-adaptive", "infonce"].at_least
     low = reached([found["arm-adaptive"], Family("poor", False, ((1.0, 0.5),))])
-    assert (low[0].share, low[0].at_least) == (0.1, True)
+    assert low[0].share == 0.1
     high = reached([found["arm-adaptive"], Family("good", False, ((1.0, 0.71),))])
-    assert (high[0].share, high[0].at_least) == (None, False)
+    assert high[0].share is None
+
+
+def measured(rows):
+    """Families of rows "a" at 10 % and "b" at all of the data against "c", from row → values per query."""
+    values = {row: {f"q{i}": value for i, value in enumerate(each)} for row, each in rows.items()}
+    mean = {row: float(np.mean(each)) for row, each in rows.items()}
+    free = Family("free", True, ((0.1, mean["a"]), (1.0, mean["b"])), ("a", "b"))
+    return reached([free, Family("c", False, ((1.0, mean["c"]),), ("c",))])[0], values
+
+
+def test_the_interval_is_that_of_queries_drawn_anew():
+    rng = np.random.default_rng(1)
+    rows = {"a": rng.random(40) * 0.6, "b": 0.1 + rng.random(40) * 0.8, "c": 0.15 + rng.random(40) * 0.74}
+    each, values = measured(rows)
+    low, high = interval(each, values)
+    shares = []
+    for _ in range(4000):
+        drawn = [int(i) for i in rng.integers(40, size=40)]
+        a, b, c = (sum(rows[name][i] for i in drawn) / 40 for name in "abc")
+        if a >= c:
+            shares.append(0.1)
+        else:
+            shares.append(0.1 ** (1 - (c - a) / (b - a)) if b >= c else math.inf)
+    shares.sort()
+    assert low == pytest.approx(shares[100], abs=0.03)
+    assert high == shares[3900] == math.inf, "in more than one in forty it is not reached"
+    assert low < each.share < high
+
+
+def test_an_interval_without_doubt():
+    alike = {"a": [0.3] * 5, "b": [0.5] * 5, "c": [0.4] * 5}
+    each, values = measured(alike)
+    assert interval(each, values) == pytest.approx((0.1**0.5, 0.1**0.5))
+    values["c"] = dict(reversed(values["c"].items()))  # queries in another order
+    assert interval(each, values) == pytest.approx((0.1**0.5, 0.1**0.5))
+    never, values = measured({**alike, "c": [0.6] * 5})
+    assert interval(never, values) == (math.inf, math.inf)
+    least, values = measured({**alike, "c": [0.2] * 5})
+    assert interval(least, values) == (0.1, 0.1)
 
 
 def test_rows_without_shares_are_no_families():

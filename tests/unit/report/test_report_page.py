@@ -140,7 +140,7 @@ def test_a_page_with_all_there_is(whole):
     assert len(labels) == source.count("<figure>") == source.count("<figcaption>") == 15
     assert not {"script", "link", "img"} & {tag for tag, _ in page.tags}
     text = " ".join(" ".join(page.text).split())
-    assert "arm-adaptive as good as embed-distill not reached 100% 0.6714" in text
+    assert "arm-adaptive as good as embed-distill not reached ≤ 10% … not reached 100% 0.6714" in text
     assert text.count("few trials say little") == 1
     assert "The searches of rows that learn from a smaller share" in text
     assert "3 more" in text  # of the sentences
