@@ -11,6 +11,7 @@ over queries and over seeds, both drawn anew and independently (Owen 2007, the p
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +24,8 @@ from data.store import Json
 from orchestrator.records import Difference, to_json
 
 VERSION = 1
-RESAMPLES = 9_999  # of the randomization test and of the bootstrap
+RESAMPLES = 9_999  # of the bootstrap, and of the randomization test at least
+FOR_A_PAIR = 100  # of the latter, for each pair: its least p-value, corrected for their number, is then 0.02
 _AT_ONCE = 1 << 22  # numbers that are resampled at a time
 
 Values = npt.NDArray[np.float64]
@@ -47,6 +49,8 @@ def differences(
     """
     rows: dict[str, Json] = {row: names[0] if len(names) == 1 else list(names) for row, names in evaluations.items()}
     inputs: dict[str, Json] = {"rows": rows, "order": list(values), "measure": measure, "margin": margin}
+    if (resamples := _resamples(len(rows))) > RESAMPLES:
+        inputs["resamples"] = resamples
 
     def make(partial: Path) -> None:
         made = [to_json(each) for each in _differences(values, margin, on_pair)]
@@ -54,6 +58,11 @@ def differences(
 
     folder = store.stage("differences", VERSION, inputs).build(make)
     return tuple(Difference(**each) for each in json.loads((folder / "differences.json").read_text(encoding="utf-8")))
+
+
+def _resamples(rows: int) -> int:
+    """Of the randomization test, by the number of rows."""
+    return max(RESAMPLES, FOR_A_PAIR * math.comb(rows, 2))
 
 
 def _differences(
@@ -72,7 +81,7 @@ def _differences(
         return []
     found = []
     for done, (row, other) in enumerate(pairs, 1):
-        found.append(_difference(rows[row], rows[other], margin))
+        found.append(_difference(rows[row], rows[other], margin, _resamples(len(rows))))
         on_pair(done, len(pairs))
     for name in ("t_test", "randomization", "equivalence"):
         corrected = multipletests([each[name] for each in found], method="holm")[1]
@@ -84,8 +93,10 @@ def _differences(
     ]
 
 
-def _difference(of_left: Values, of_right: Values, margin: float) -> dict[str, float]:
-    """Of two rows' values, each (S, Q), or (1, Q) for a row that has no seeds."""
+def _difference(of_left: Values, of_right: Values, margin: float, resamples: int) -> dict[str, float]:
+    """Of two rows' values, each (S, Q), or (1, Q) for a row that has no seeds; the randomization test draws `resamples`
+    times.
+    """
     from scipy.stats import bootstrap, permutation_test, ttest_rel
     from statsmodels.stats.weightstats import ttost_paired
 
@@ -102,7 +113,7 @@ def _difference(of_left: Values, of_right: Values, margin: float) -> dict[str, f
         lambda x, axis: x.mean(axis=axis),
         permutation_type="samples",  # of one sample: signs are turned
         vectorized=True,
-        n_resamples=RESAMPLES,
+        n_resamples=resamples,
         batch=batch,
         rng=np.random.default_rng(0),
     )

@@ -100,6 +100,16 @@ def test_they_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         found(tmp_path, ROWS, margin=0.1)
 
 
+def test_of_many_pairs_a_difference_is_still_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(significance, "RESAMPLES", 39)  # the least p-value is 0.05, and of six pairs 0.3
+    draw = np.random.default_rng(2)
+    values = {row: {f"q{i}": float(draw.random()) for i in range(30)} for row in "abc"}
+    values["better"] = {query: value + 0.5 + 0.5 * float(draw.random()) for query, value in values["a"].items()}
+    made = found(tmp_path, values)
+    assert made["better", "c"].randomization_holm == pytest.approx(6 * 2 / 601)
+    assert made["c", "b"].randomization_holm > 0.05
+
+
 def test_a_small_difference_between_many_queries_is_found_and_is_equivalent(tmp_path: Path) -> None:
     draw = np.random.default_rng(1)
     base = {f"q{i}": float(value) for i, value in enumerate(draw.random(3000))}
