@@ -101,9 +101,10 @@ def _differences(comparison: Comparison) -> Iterator[Detail]:
         ]
         for each in shown
     }
+    over = "queries and seeds" if any(each.seeds > 1 for each in found) else "queries"
     caption = (
         f"{which}, {measure} query by query over {found[0].queries:,} test queries: the mean difference, its bootstrap "
-        f"interval over queries{' and seeds' if found[0].seeds > 1 else ''}, and p-values of paired tests that there "
+        f"interval over {over}, and p-values of paired tests that there "
         "is none, and of two one-sided t-tests that it is larger than the margin, all after "
         f"Holm's correction for {len(found):,} pairs."
     )

@@ -37,6 +37,15 @@ class Section:
     tables: list[Detail]
     folded: list[Figure]
 
+    @property
+    def beside(self) -> bool:
+        """Whether its tables stand beside its figure: there is one, and names are short enough."""
+        names = [name for table in self.tables for name in table.cells]
+        return len(self.figures) == 1 and bool(names) and max(map(len, names)) <= _SHORT
+
+
+_SHORT = 30  # characters
+
 
 def sections(comparison: Comparison) -> list[Section]:
     """Those that there is something for, in the order of the page."""

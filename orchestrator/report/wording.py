@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orchestrator.records import UNTRAINED, Comparison, Difference
 from orchestrator.report.table import LEVEL, Row, SpeedUp, difference, rows
 
@@ -212,8 +214,11 @@ def what_was_run(comparison: Comparison) -> str:
     """Collection, encoder and seed in one line."""
     asked = comparison.train_queries, comparison.generated_queries
     counts = queries(*asked, comparison.validation_queries, comparison.test_queries)
-    seed = configured(comparison, "seed")
     line = f"{comparison.collection}: {comparison.documents:,} documents, {counts}. Encoder {comparison.encoder}."
+    if seeds := configured(comparison, "seeds"):
+        *others, last = map(str, seeds)
+        return f"{line} Seeds {', '.join(others)} and {last}." if others else f"{line} Seed {last}."
+    seed = configured(comparison, "seed")
     return line if seed is None else f"{line} Seed {seed}."
 
 
@@ -225,7 +230,7 @@ def queries(training: int, generated: int, validation: int, test: int) -> str:
     return f"{training:,} training{more}, {validation:,} validation and {test:,} test queries"
 
 
-def configured(comparison: Comparison, key: str) -> object | None:
+def configured(comparison: Comparison, key: str) -> Any:
     """A value at the top of the configuration; None where it is not there."""
     import yaml
 

@@ -182,6 +182,9 @@ def test_what_was_run():
         "toy: 5,000 documents, 9 training, 1 validation and 3 test queries. Encoder toy-encoder. Seed 13."
     )
     assert wording.what_was_run(dataclasses.replace(small(), config="[")).endswith("Encoder toy-encoder.")
+    for seeds, said in (("[13, 14, 15]", "Seeds 13, 14 and 15."), ("[13]", "Seed 13."), ("[]", "Seed 13.")):
+        several = dataclasses.replace(small(), config=f"seed: 13\nseeds: {seeds}\n")
+        assert wording.what_was_run(several).endswith(f"toy-encoder. {said}")
 
 
 def test_best_shares_a_tie_as_printed():
