@@ -18,7 +18,7 @@ import losses
 from data import Inspection, PooledNegatives, Qrels, UserError, fingerprint, inspect
 from data.collection import GENERATED
 from data.store import Json, manifest
-from orchestrator import cluster, interrupt, recipes, report
+from orchestrator import checks, cluster, interrupt, recipes, report
 from orchestrator.config import Experiment, RecipeSettings, resolved
 from orchestrator.console import Display
 from orchestrator.encoding import TOKEN_BUDGET
@@ -91,8 +91,8 @@ class Job:
         queries = wording.queries(counts[0] - generated, generated, *counts[1:])
         documents = f"{collection.documents.num_rows:,} documents"
         self.display.line(f"collection {self.experiment.collection.path}: {documents}, {queries}")
-        workspace.check()
-        workspace.check_encoder()
+        checks.collection(workspace)
+        checks.encoders(workspace)
 
     def inspect(self) -> Inspection:
         """What the collection holds, as it was understood, and what of it bites."""
@@ -111,7 +111,7 @@ class Job:
         """The generated queries, if a recipe learns from some."""
         if any(workspace.learns != "judged" for workspace in self.workspace.learned_from):
             self.generate_alone()
-            self.workspace.check()  # of what is learned from them
+            checks.collection(self.workspace)  # of what is learned from them
         elif self.experiment.generation:
             self.display.line("generation: no recipe here learns from generated queries")
 
@@ -122,7 +122,7 @@ class Job:
             raise UserError(what, where="generation", mend=mend)
         path, documents = self.experiment.collection.path, self.workspace.collection.documents.num_rows
         self.display.line(f"collection {path}: {documents:,} documents")
-        self.workspace.check_own_encoder("encoder")
+        self.workspace.check_encoder("encoder")
         self.workspace.generation.check()
 
     def generate_alone(self) -> list[tuple[str, str]]:

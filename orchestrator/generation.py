@@ -75,7 +75,7 @@ class Generation:
             with placed("generation.training", "training"):
                 generator_training.plan_of(relevant, documents, settings.training, workspace.experiment.seed)
         if settings.round_trip and settings.round_trip.encoder:
-            self._checker.check_own_encoder("generation.round_trip.encoder")
+            self._checker.check_encoder("generation.round_trip.encoder")
 
     def _check_model(self) -> None:
         """Load the model, once; then the store knows what it takes."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from data import Stage
+from orchestrator import checks
 from orchestrator.compare import Job
 from orchestrator.config import Experiment, RecipeSettings
 from orchestrator.console import Display
@@ -33,8 +34,8 @@ def describe(experiment: Experiment) -> list[Planned]:
     """
     job = Job(experiment, Display())
     workspace, collection = job.workspace, job.workspace.collection
-    workspace.check()
-    workspace.check_encoder()
+    checks.collection(workspace)
+    checks.encoders(workspace)
     training, validation = workspace.split
     generated = sum(int(collection.generated[part.query_row].sum()) for part in (training, validation))
     lines = [

@@ -137,7 +137,7 @@ class Teaching:
                 what, mend = "the collection has no scores", "Add the path of a file with scores: path: …"
                 raise UserError(what, where=f"{self._key}.scores", mend=mend)
         elif self._settings.encoder is not None:
-            self.encoder.check_own_encoder(f"{self._key}.encoder")
+            self.encoder.check_encoder(f"{self._key}.encoder")
         elif self._settings.cross_encoder is not None:
             self.scorer.check()
 

@@ -36,7 +36,6 @@ from data.store import Json
 from orchestrator import cluster
 from orchestrator.committee import Committee
 from orchestrator.config import Experiment, TrainingSettings
-from orchestrator.config_checks import misfit
 from orchestrator.config_schema import EncoderSettings, NegativesSettings, StudentSettings
 from orchestrator.embeddings import Model, VectorSet, embed
 from orchestrator.encoder import (
@@ -52,7 +51,7 @@ from orchestrator.encoding import Encoding, device
 from orchestrator.generation import Generation
 from orchestrator.negatives import Sources
 from orchestrator.records import TEACHER
-from orchestrator.runs import RunSpec, first_run, standing_for
+from orchestrator.runs import RunSpec, first_run
 from orchestrator.teaching import Taught, Teaching
 from orchestrator.training import Tokens
 from orchestrator.validation import Validator
@@ -236,58 +235,7 @@ class Workspace:
         generated = self.collection.qrels[GENERATED]
         return (generated if self.learns == "generated" else training + generated), validation
 
-    def check(self) -> None:
-        """Refuse what would fail later, before anything is computed in vain; all but what `check_encoder` looks at.
-
-        Raises:
-            UserError: the collection is too small for what is asked of it.
-        """
-        experiment, workers = self.experiment, self.experiment.scaling.workers
-        if experiment.generation:
-            self.generation.check()
-        for index, row in enumerate(experiment.recipes):
-            for run in {run.training.batch_size: run for run in standing_for(experiment, row)}.values():
-                size, knob = run.training.batch_queries, "training.batch_size"
-                with placed(f"recipes.{index}.tune.space.{knob}" if knob in run.knobs else knob, knob):
-                    self.for_run(run).steps(run.training)
-                    if size and size % workers:
-                        raise UserError(
-                            f"a batch of {size} cannot be shared equally by {workers} workers",
-                            where=knob,
-                            mend=f"Make it a multiple of {workers}.",
-                        )
-        for workspace in self.learned_from:
-            if workspace.collected and not workspace.sources.needs_ranking:
-                workspace.negatives  # noqa: B018 - refuses what cannot be; to rank takes longer
-        self._check_pool()
-        self.test_qrels  # noqa: B018
-
-    def check_encoder(self) -> None:
-        """Refuse an encoder that cannot be loaded as the experiment has it, or that does not take its lengths; of those
-        that mine and teach as well.
-
-        Raises:
-            UserError: in either case.
-        """
-        self.check_own_encoder("encoder")
-        for index, miner in self.sources.miners.items():
-            if miner is not self:
-                miner.check_own_encoder(f"{self.sources.key(index)}.encoder")
-        for checker in self.sources.checkers.values():
-            checker.check()
-        for workspace in self.learned_from:
-            if workspace.teaching:
-                workspace.teaching.check()
-        for index, row in enumerate(self.experiment.recipes):
-            run = first_run(self.experiment, row)
-            student = self.for_run(run)
-            if row.encoder:
-                student.check_own_encoder(f"recipes.{index}.encoder")
-            student.check_trained(f"recipes.{index}.encoder")
-            student.check_loss(run, f"recipes.{index}.loss")
-            student.check_scores(run, f"recipes.{index}")
-
-    def check_own_encoder(self, key: str) -> None:
+    def check_encoder(self, key: str) -> None:
         """Refuse the encoder; `key` is the YAML path that it is said at."""
         with placed(key):
             queries, documents = self.facts, self.document_facts
@@ -310,34 +258,10 @@ class Workspace:
                 mend="Take a model whose towers have one dimension.",
             )
 
-    def check_trained(self, key: str) -> None:
-        """Refuse to train an encoder of two towers as if it had one; `key` is the YAML path that it is said at."""
-        if self._documents is None:
-            return
-        taught = self.settings.model == TEACHER and self.experiment.teacher and self.experiment.teacher.encoder
-        model = taught.model if taught else self.settings.model
-        raise UserError(
-            f'"{model}" has two towers, and a row that encodes queries and documents alike trains one encoder',
-            where=f"{key}.document_encoder",
-            mend="Learn the tower of the queries and keep that of the documents (document_encoder: teacher, with "
-            f'"teacher: {{encoder: {{model: {model}}}}}"), or start from one of the towers, as a model of its own.',
-        )
-
-    def check_loss(self, run: RunSpec, key: str) -> None:
-        """Refuse a loss that cannot be computed of vectors as long as the encoder's."""
-        own = self.facts.dimension
-        taught = self.teaching.dimension_for(run) if self.teaching else None
-        try:
-            run.try_loss(own if taught is None else taught, self.experiment.negatives.per_query)
-        except ValueError as error:
-            raise UserError(str(error), where=key) from None
-
-    def check_scores(self, run: RunSpec, key: str) -> None:
-        """Refuse a teacher whose scores the loss cannot set beside the encoder's."""
-        if self.teaching and "teacher_scores" in run.teacher_needs:
-            told = misfit(run.recipe, run.build_loss(), self.teaching.space, self.space)
-            if told:
-                raise UserError(told[0], where=key, mend=told[1])
+    @property
+    def two_towers(self) -> bool:
+        """Whether another tower than that of the queries encodes documents."""
+        return self._documents is not None
 
     @cached_property
     def facts(self) -> EncoderFacts:
@@ -542,11 +466,12 @@ class Workspace:
         documents, size = self.collection.documents.num_rows, config.validation_pool
         if size is None or size >= documents:
             return np.arange(documents)
-        self._check_pool()
+        self.check_pool()
         ranked = self.bm25(np.unique(validation.query_row), 100)
         return data.validation_pool(documents, validation, size, ranked, self.experiment.seed)
 
-    def _check_pool(self) -> None:
+    def check_pool(self) -> None:
+        """Refuse a pool that the documents do not fill, or that is too small for the relevant ones."""
         documents, size = self.collection.documents.num_rows, self.experiment.collection.validation_pool
         try:
             data.validation_pool(documents, self.split[1], size, None, self.experiment.seed)

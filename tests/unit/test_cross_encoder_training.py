@@ -18,7 +18,7 @@ import transformers
 
 from data import Qrels, UserError
 from data.arrow import read_arrow
-from orchestrator import shards
+from orchestrator import checks, shards
 from orchestrator.config import load
 from orchestrator.cross_encoder import Scoring, load_cross_encoder
 from orchestrator.cross_encoder_training import Candidates, CrossEncoderLearner
@@ -109,7 +109,7 @@ def test_candidates_are_what_is_relevant_and_what_is_ranked() -> None:
 def test_a_cross_encoder_learns_and_teaches(taught: Make, scorer: str) -> None:
     more = TRAINING if scorer == "pooled" else f"{TRAINING[:-1]}, temperature: 0.1}}"
     workspace = taught(scorer, "[{recipe: score-kl, loss: {temperature: 0.1}}]", more=more)
-    workspace.check_encoder()
+    checks.encoders(workspace)
     teacher = teaching(workspace)
     assert [stage.done for stage in teacher.stages] == [False, False]
     teacher.make()
@@ -175,7 +175,7 @@ def test_a_killed_training_goes_on(taught: Make, tmp_path: Path, monkeypatch: py
 
 def test_students_are_drawn_to_vectors_in_context(taught: Make, tiny_model: Path) -> None:
     workspace = taught("dual", "[embedding-matching]", more="")
-    workspace.check_encoder()
+    checks.encoders(workspace)
     teacher, run = teaching(workspace), runs_of(workspace.experiment, workspace.experiment.recipes[0])[0]
     teacher.make()
     worker = Workspace.of(workspace.opened)
@@ -222,5 +222,5 @@ def test_what_cannot_be_is_refused(
     taught: Make, scorer: str, recipe: str, settings: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(UserError) as refused:
-        taught(scorer, f"[{recipe}]", *settings).check_encoder()
+        checks.encoders(taught(scorer, f"[{recipe}]", *settings))
     assert message in str(refused.value)

@@ -18,7 +18,7 @@ from tiny_trial import run_of
 from data import Store, UserError
 from data.care import entries
 from data.store import verify
-from orchestrator import cluster
+from orchestrator import checks, cluster
 from orchestrator.cluster import Resources
 from orchestrator.evaluation import evaluate_all, trained, untrained
 from orchestrator.trial import run_trial
@@ -76,8 +76,8 @@ def test_whatever_is_being_made(
             settings["training"]["queries"] = "both"
         workspace = Workspace(experiment.model_validate(settings))
         workspace.store.check()
-        workspace.check()
-        workspace.check_encoder()
+        checks.collection(workspace)
+        checks.encoders(workspace)
         run = run_of(workspace.experiment)
         run_trial(workspace, run, lambda point: None)
         trial = workspace.trial(run)

@@ -18,7 +18,7 @@ import transformers
 
 from data import UserError
 from data.arrow import read_arrow
-from orchestrator import generator, shards
+from orchestrator import checks, generator, shards
 from orchestrator.compare import Job
 from orchestrator.config import load
 from orchestrator.console import Display
@@ -330,7 +330,7 @@ def test_a_teacher_is_asked_of_them_too(generating: Make, tiny_model: Path) -> N
     kinds = ("judged", "both", "generated")
     rows = ", ".join(matching.replace("NAME", kind).replace("KIND", kind) for kind in kinds)
     workspace = generating("{generator: title}", teacher, f"recipes=[{rows}]")
-    workspace.check_encoder()
+    checks.encoders(workspace)
     workspace.generation.collection  # noqa: B018
     encoder, encoding = workspace.load_encoder(), workspace.encoding("fp32", None)
     for each, count in zip(workspace.learned_from, (32, 54, 22), strict=True):
@@ -426,17 +426,17 @@ def test_scores_that_are_written_know_nothing_of_them(generating: Make, tmp_path
 
 def test_models_that_do_not_write(generating: Make, tiny_model: Path, tiny_bart: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^generation.model: .* cannot be loaded as a sequence-to-sequence model"):
-        generating(f"{{generator: seq2seq, model: {tiny_model}}}").check()
+        checks.collection(generating(f"{{generator: seq2seq, model: {tiny_model}}}"))
     with pytest.raises(UserError, match=r"^encoder.document_tokens: 41 tokens of a document are more than the 40"):
-        generating(f"{{generator: seq2seq, model: {tiny_bart}}}", "encoder.document_tokens=41").check()
+        checks.collection(generating(f"{{generator: seq2seq, model: {tiny_bart}}}", "encoder.document_tokens=41"))
     other = tiny.model("distilbert")
     other.save_pretrained(tmp_path / "distil")
     tiny_flow.copy_tokenizer(tiny_model, tmp_path / "distil")
     with pytest.raises(UserError, match=r"^generation.model: no decoder can be made of a distilbert encoder"):
-        generating(f"{{generator: trained, model: {tmp_path}/distil}}").check()
+        checks.collection(generating(f"{{generator: trained, model: {tmp_path}/distil}}"))
     too_large = "{generator: trained, training: {batch_size: 99}}"
     with pytest.raises(UserError, match=r"^generation.training.batch_size: a batch of 99 is more than the 32"):
-        generating(too_large).check()
+        checks.collection(generating(too_large))
 
 
 def test_collections_that_give_none(generating: Make, tmp_path: Path, tiny_collection: Path) -> None:
@@ -447,7 +447,7 @@ def test_collections_that_give_none(generating: Make, tmp_path: Path, tiny_colle
         del line["title"]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(UserError, match=r"^generation.generator: no document of .*untitled has a title. Set it to"):
-        generating("{generator: title}", f"collection.path={folder}").check()
+        checks.collection(generating("{generator: title}", f"collection.path={folder}"))
     for line in lines:
         line["text"] = "docba docdo"
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

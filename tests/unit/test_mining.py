@@ -14,7 +14,7 @@ import transformers
 
 from data import PooledNegatives, UserError
 from data.store import manifest
-from orchestrator import shards
+from orchestrator import checks, shards
 from orchestrator.config import load
 from orchestrator.evaluation import evaluate_all, untrained
 from orchestrator.workspace import Workspace
@@ -164,7 +164,7 @@ def test_a_trial_names_how_its_negatives_were_encoded(mined: Any) -> None:
 def test_an_encoder_that_cannot_mine(mined: Any, tiny_model: Path, setting: str, where: str) -> None:
     workspace = mined(setting.replace("MODEL", str(tiny_model)))
     with pytest.raises(UserError) as error:
-        workspace.check_encoder()
+        checks.encoders(workspace)
     assert error.value.where == where
 
 
@@ -254,7 +254,7 @@ def test_a_cross_encoder_checks_what_is_mined(
 def test_a_checker_that_is_none_is_refused(mined: Any, tiny_model: Path) -> None:
     check = f"negatives.check={{model: {tiny_model}, query_tokens: 12, document_tokens: 14}}"
     with pytest.raises(UserError, match=r"^negatives.check.model: .* cannot be loaded as a cross-encoder"):
-        mined(check).check_encoder()
+        checks.encoders(mined(check))
     with pytest.raises(UserError, match=r"^--set negatives.check: says nothing of random negatives"):
         mined("negatives={source: random}", check)
 

@@ -19,7 +19,7 @@ import transformers
 from safetensors.torch import load_file
 
 from data import UserError
-from orchestrator import embeddings
+from orchestrator import checks, embeddings
 from orchestrator.compare import Job
 from orchestrator.config import RecipeSettings, load
 from orchestrator.console import Display
@@ -180,7 +180,7 @@ def test_a_student_of_another_dimension_is_projected_and_saved_with_its_projecti
 
     teacher = f"{{{{encoder: {{{{model: {wide}, query_tokens: 16, document_tokens: 24}}}}}}}}"
     workspace = taught(f"[{{{MATCHING}, encoder: {{layers: [0]{inherits}}}}}, arm-adaptive]", teacher=teacher)
-    workspace.check_encoder()
+    checks.encoders(workspace)
     run, points = trained_run(workspace)
     assert points[-1].loss < points[0].loss
     encoder = workspace.trained_model(run).load()
@@ -217,8 +217,8 @@ def test_a_row_teaches_the_others_and_they_start_from_what_it_learned(taught: Ma
     student = f"{{{MATCHING}, encoder: {{model: teacher, {INHERITS}}}, training: {{learning_rate: 1.0e-12}}}}"
     cut = f"{{{MATCHING}, name: cut, encoder: {{model: teacher, layers: [1], {INHERITS}}}}}"
     workspace = taught(f"[arm-adaptive, {student}, {cut}]", teacher="{{row: arm-adaptive}}")
-    workspace.check()
-    workspace.check_encoder()
+    checks.collection(workspace)
+    checks.encoders(workspace)
     teacher = run_of(workspace)
     assert workspace.opened.taught is None  # which the teacher's own training starts from
     run_trial(workspace, teacher, lambda point: None)
@@ -248,7 +248,7 @@ def test_layers_of_a_teacher_that_is_cut_itself(taught: Make) -> None:
     assert torch.equal(student.load_encoder().state_dict()[layer.format(0)], whole.state_dict()[layer.format(1)])
     beyond = taught(f"[{{{MATCHING}, encoder: {{model: teacher, layers: [1]}}}}]", teacher=cut)
     with pytest.raises(UserError) as refused:
-        beyond.check_encoder()
+        checks.encoders(beyond)
     told = "recipes.0.encoder.layers: layer 1 of an encoder with 1. Give layers from 0 to 0."
     assert str(refused.value) == told
 
@@ -319,7 +319,7 @@ def test_batches_by_tokens_count_the_texts_that_are_encoded(taught: Make) -> Non
 )
 def test_what_no_student_can_be_is_refused(taught: Make, teacher: str | None, recipes: str, message: str) -> None:
     with pytest.raises(UserError) as refused:
-        taught(recipes, teacher=teacher).check_encoder()
+        checks.encoders(taught(recipes, teacher=teacher))
     assert message in str(refused.value)
 
 

@@ -18,7 +18,7 @@ from tiny_flow import THINGS
 from data import UserError, pair_scores
 from data.pair_scores import PairScores
 from data.store import manifest
-from orchestrator import pair_scoring, shards
+from orchestrator import checks, pair_scoring, shards
 from orchestrator.config import load
 from orchestrator.encoder import load_encoder, save_encoder
 from orchestrator.journal import JOURNAL
@@ -274,7 +274,7 @@ def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> N
         "encoder.normalize=false",
     )
     workspace = taught("{{scores: {{space: dot}}}}", "[margin-mse]", *settings)
-    workspace.check_encoder()
+    checks.encoders(workspace)
     batch, said = signals(workspace)
     ids = workspace.collection.queries["text"].to_pylist()
     for query, scores in zip(batch.queries.tolist(), said.scores.tolist(), strict=True):
@@ -289,7 +289,7 @@ def test_scores_that_came_with_the_collection(taught: Make, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"^teacher.scores: \d+ of the \d+ pairs that training meets have no score"):
         random.teaching.make()
     with pytest.raises(UserError, match=r"^teacher.scores: the collection has no scores. Add the path of a file"):
-        taught("{{scores: {{space: dot}}}}", "[margin-mse]", "encoder.normalize=false").check_encoder()
+        checks.encoders(taught("{{scores: {{space: dot}}}}", "[margin-mse]", "encoder.normalize=false"))
 
 
 def test_a_run_is_named_by_its_teacher_where_it_has_one(taught: Make) -> None:
@@ -336,7 +336,7 @@ def test_a_run_is_named_by_its_teacher_where_it_has_one(taught: Make) -> None:
 )
 def test_teachers_that_are_refused(taught: Make, teacher: str, recipe: str, settings: Any, message: str) -> None:
     with pytest.raises(UserError) as refused:
-        taught(teacher, f"[{recipe}]", *settings).check_encoder()
+        checks.encoders(taught(teacher, f"[{recipe}]", *settings))
     assert str(refused.value).startswith(message)
 
 
@@ -356,7 +356,7 @@ def test_the_scores_of_several_teachers_are_averaged(
             file.write(json.dumps(line) + "\n")
     file_of = f"{{{{scores: {{{{path: {scores}, space: logit}}}}}}}}"
     both = taught(f"{{{{average: [{cross}, {file_of}]}}}}", "[score-kl]")
-    both.check_encoder()
+    checks.encoders(both)
     batch, averaged = signals(both)
     rows = np.concatenate([batch.positives[:, None], batch.negatives], axis=1)
     expected = (said.scores + torch.from_numpy(batch.queries[:, None] - rows / 7)) / 2
@@ -386,7 +386,7 @@ def test_the_scores_of_several_teachers_are_averaged(
 )
 def test_teachers_that_have_no_mean_are_refused(taught: Make, teachers: str, message: str) -> None:
     with pytest.raises(UserError) as refused:
-        taught(f"{{{{average: {teachers.format(**TEACHERS)}}}}}", "[score-kl]").check_encoder()
+        checks.encoders(taught(f"{{{{average: {teachers.format(**TEACHERS)}}}}}", "[score-kl]"))
     assert message in str(refused.value)
 
 
@@ -400,15 +400,15 @@ def test_scores_that_a_model_has_by_its_own_files_are_checked_once_it_is_read(
     cosine = dot.replace(str(folder), str(tiny_model))
     for teacher, kind in (("cross", "logit"), (f"{{{{{dot}}}}}", "dot")):
         with pytest.raises(UserError) as refused:
-            taught(teacher, "[margin-mse]").check_encoder()
+            checks.encoders(taught(teacher, "[margin-mse]"))
         assert str(refused.value) == (
             "recipes.0: margin-mse regresses a student's margins of cosines, at most 2 wide, on a teacher's margins in "
             f"{kind} scores. Set encoder.normalize to false, or take another teacher or recipe, such as score-kl."
         )
-        taught(teacher, "[margin-mse]", f"encoder.model={folder}").check_encoder()
-    taught(f"{{{{{cosine}}}}}", "[margin-mse]").check_encoder()
+        checks.encoders(taught(teacher, "[margin-mse]", f"encoder.model={folder}"))
+    checks.encoders(taught(f"{{{{{cosine}}}}}", "[margin-mse]"))
     with pytest.raises(UserError) as refused:
-        taught(f"{{{{average: [{{{{{cosine}}}}}, {{{{{dot}}}}}]}}}}", "[score-kl]").check_encoder()
+        checks.encoders(taught(f"{{{{average: [{{{{{cosine}}}}}, {{{{{dot}}}}}]}}}}", "[score-kl]"))
     assert str(refused.value).startswith("teacher.average.1: its scores are dot and the first's cosine, which have no")
     both = taught(f"{{{{average: [{{{{{dot}}}}}, {{{{{dot}}}}}]}}}}", "[score-kl]")
     both.teaching.make()

@@ -18,7 +18,7 @@ import transformers
 
 from data import Store, UserError
 from data.collection import GENERATED
-from orchestrator import embeddings
+from orchestrator import checks, embeddings
 from orchestrator.config import load
 from orchestrator.encoder import DOCUMENT_TOWER, QUERY_TOWER
 from orchestrator.evaluation import evaluate_all, trained, untrained
@@ -183,8 +183,8 @@ def test_vectors_are_those_of_sentence_transformers(
 ) -> None:
     folder = layout(name, modules(), tmp_path / "towers")
     workspace = make("[]", encoder=folder)
-    workspace.check()
-    workspace.check_encoder()
+    checks.collection(workspace)
+    checks.encoders(workspace)
     assert workspace.space == space
     own = vectors_of(workspace)
     theirs = expected(folder, workspace, unit=space == "cosine")
@@ -222,7 +222,7 @@ def test_an_experiment_without_rows_measures_it_as_it_is(make: Make, towers: Pat
 )
 def test_it_teaches_what_a_teacher_can(make: Make, towers: Path, recipe: str) -> None:
     workspace = make(f"[{recipe}]", teacher=towers)
-    workspace.check_encoder()
+    checks.encoders(workspace)
     assert workspace.teaching is not None
     workspace.teaching.make()
     run = run_of(workspace)
@@ -243,8 +243,8 @@ def test_it_teaches_what_a_teacher_can(make: Make, towers: Path, recipe: str) ->
 def test_its_document_tower_is_inherited_and_its_query_tower_learns(make: Make, towers: Path) -> None:
     row = f"{{recipe: infonce, loss: {{temperature: 0.1}}, encoder: {{model: teacher, {INHERITS}}}}}"
     workspace = make(f"[{row}]", teacher=towers)
-    workspace.check()
-    workspace.check_encoder()
+    checks.collection(workspace)
+    checks.encoders(workspace)
     run = trained_run(workspace)
     student = workspace.for_run(run)
     assert workspace.teaching is not None
@@ -267,8 +267,8 @@ def test_its_document_tower_is_inherited_and_its_query_tower_learns(make: Make, 
 def test_the_start_is_trained_against_its_own_document_tower(make: Make, towers: Path) -> None:
     row = f"{{{MATCHING}, encoder: {{{INHERITS}}}, training: {{learning_rate: 1.0e-12}}}}"
     workspace = make(f"[{row}]", teacher=towers, encoder=towers)
-    workspace.check()
-    workspace.check_encoder()
+    checks.collection(workspace)
+    checks.encoders(workspace)
     run = trained_run(workspace)
     rows = {"untrained": untrained(workspace), "student": trained(workspace, run)}
     found = evaluate_all(workspace, rows)
@@ -284,7 +284,7 @@ def test_the_start_is_trained_against_its_own_document_tower(make: Make, towers:
 def test_adapters_and_layers_are_those_of_the_query_tower(make: Make, towers: Path) -> None:
     row = f"{{{MATCHING}, encoder: {{layers: [1], lora: {{rank: 2}}, {INHERITS}}}}}"
     workspace = make(f"[{row}]", teacher=towers, encoder=towers)
-    workspace.check_encoder()
+    checks.encoders(workspace)
     run = trained_run(workspace)
     both = make("[]", encoder=workspace.trial(run).path / MODEL).starting_model
     learned, kept, start = both.load(), both.of_documents.load(), workspace.starting_model
@@ -304,7 +304,7 @@ def test_a_student_of_two_towers_is_read_again_as_it_was(make: Make, tiny_model:
     folder = first.trial(run).path / MODEL
 
     alone = make("[]", encoder=folder)
-    alone.check_encoder()
+    checks.encoders(alone)
     found = evaluate_all(alone, {"untrained": untrained(alone)})["untrained"]
     assert (found.measures, found.per_query) == (was.measures, was.per_query)
     assert found.encoder.parameters == was.encoder.parameters
@@ -335,8 +335,8 @@ def test_it_mines_and_keeps_what_it_finds_again(make: Make, towers: Path) -> Non
     drafted = "generation={generator: salient}"
     checked = f"generation.round_trip={{depth: 5, encoder: {{model: {towers}, {LENGTHS}}}}}"
     workspace = make("[arm-adaptive]", mined, drafted, checked)
-    workspace.check()
-    workspace.check_encoder()
+    checks.collection(workspace)
+    checks.encoders(workspace)
     queries, documents = expected(towers, workspace)
     table = workspace.negatives.table(str, str).to_pylist()
     relevant = workspace.split[0].relevant
@@ -372,7 +372,7 @@ def test_towers_that_are_one(make: Make, modules: Callable[[], Any], tmp_path: P
     queries, _ = modules()
     folder = saved(tmp_path / "one", [Router.for_query_document(queries, queries)])
     workspace = make("[arm-adaptive]", encoder=folder)
-    workspace.check_encoder()
+    checks.encoders(workspace)
     assert workspace.model.documents is None
     np.testing.assert_allclose(vectors_of(workspace)[1], expected(folder, workspace)[1], atol=1e-5)
     trained_run(workspace)
@@ -380,7 +380,7 @@ def test_towers_that_are_one(make: Make, modules: Callable[[], Any], tmp_path: P
 
 def refusal(workspace: Workspace) -> str:
     with pytest.raises(UserError) as refused:
-        workspace.check_encoder()
+        checks.encoders(workspace)
     return str(refused.value)
 
 
@@ -430,5 +430,5 @@ def test_it_is_no_cross_encoder_and_writes_nothing(make: Make, towers: Path) -> 
         given = json.dumps({"generator": "trained", **settings})
         workspace = make("[]", f"generation={given}", encoder=towers)
         with pytest.raises(UserError) as refused:
-            workspace.check()
+            checks.collection(workspace)
         assert str(refused.value) == f"generation.model: {alone}. {mend}"
