@@ -104,9 +104,8 @@ def _differences(comparison: Comparison) -> Iterator[Detail]:
     over = "queries and seeds" if any(each.seeds > 1 for each in found) else "queries"
     caption = (
         f"{which}, {measure} query by query over {found[0].queries:,} test queries: the mean difference, its bootstrap "
-        f"interval over {over}, and p-values of paired tests that there "
-        "is none, and of two one-sided t-tests that it is larger than the margin, all after "
-        f"Holm's correction for {len(found):,} pairs."
+        f"interval over {over}, and p-values of paired tests that there is none, and of two one-sided t-tests that it "
+        f"is larger than the margin, all after Holm's correction for {len(found):,} pairs."
     )
     yield Detail("differences", "Is the difference real?", heads, cells, caption, of="rows")
 

@@ -92,6 +92,8 @@ def interval(each: Reached, values: Mapping[str, Mapping[str, float]]) -> tuple[
     best = each.other.rows[each.other.points.index(each.other.best)]
     rows = np.array([[values[row][query] for query in values[best]] for row in (*each.family.rows, best)])
     shares = [share for share, _ in each.family.points]
+    if rows.shape[1] < 2:  # there is nothing to draw from
+        return (math.inf, math.inf) if each.share is None else (each.share, each.share)
 
     def share(queries: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64]:
         means = rows[:, queries].mean(axis=axis).reshape(len(rows), -1).T.tolist()

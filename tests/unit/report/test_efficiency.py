@@ -120,6 +120,10 @@ def test_an_interval_without_doubt():
     assert interval(never, values) == (math.inf, math.inf)
     least, values = measured({**alike, "c": [0.2] * 5})
     assert interval(least, values) == (0.1, 0.1)
+    one, values = measured({row: each[:1] for row, each in alike.items()})
+    assert interval(one, values) == pytest.approx((0.1**0.5, 0.1**0.5))
+    none, values = measured({"a": [0.3], "b": [0.5], "c": [0.6]})
+    assert interval(none, values) == (math.inf, math.inf)
 
 
 def test_rows_without_shares_are_no_families():
