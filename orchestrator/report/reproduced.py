@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.wording import signed
 from orchestrator.reproduce import Check, summary
 
 
@@ -38,13 +39,13 @@ def show(
             f"{check.expected:.4f}",
             f"±{check.tolerance:g}",
             "none" if check.found is None else f"{check.found:.4f}",
-            "" if check.found is None else f"{check.found - check.expected:+.4f}".replace("-", "−"),
+            "" if check.found is None else signed(check.found - check.expected),
             Text("MOVED" if check.moved else "ok", style=style),
             Text(check.source),
         )
     soft = not console.is_terminal
     if soft:
-        console.width = 160
+        console.width = 200 if settings else 160
     console.print(shown)
     console.print()
     if changed:

@@ -165,8 +165,8 @@ def percent(share: float) -> str:
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """A difference: "+0.0123", "−0.0040"."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """A difference: "+0.0123", "−0.0040"; "+0.0000" on either side of zero."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def money(value: float | None) -> str:

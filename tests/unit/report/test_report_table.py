@@ -485,3 +485,10 @@ def test_names_are_whole_where_the_speed_ups_leave_no_room_for_them():
     table = output.getvalue().partition("\n\n")[0]
     assert all(f" {result.name} " in table for result in whole.results)
     assert max(map(len, table.splitlines())) <= 132
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.01234, "+0.0123"), (-0.004, "−0.0040"), (-0.00001, "+0.0000"), (0.0, "+0.0000")]
+)
+def test_a_difference_has_a_sign(value, said):
+    assert wording.signed(value) == said
