@@ -1,7 +1,7 @@
 """Exact search against one faiss IndexFlatIP, in turn in one run, then approximate indexes by factory string.
 
 python benchmarks/bench_search.py          in this process, from one array and from shards of 1,024 documents in files
-python benchmarks/bench_search.py --ray    two Ray tasks of one CPU each, from the same shards
+python benchmarks/bench_search.py --ray    Ray tasks of one CPU each from the same shards, then those of an evaluation
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ def main() -> None:
     flat.add(documents)
     with tempfile.TemporaryDirectory() as folder:
         shards = stored(Path(folder), documents)
+        if over_ray:
+            cluster.connect()
+            for tasks in (Tasks(cpus, 1), Tasks.of_cluster()):  # one after the other: Ray stops workers that wait
+                for depth in DEPTHS:
+                    ours = {"tasks": partial(search_shards, queries, shards, depth, ids=ids, tasks=tasks)}
+                    compare(f"{tasks}, top {depth}", partial(flat.search, queries, depth), ours)
+            return
         for depth in DEPTHS:
-            ours: dict[str, Callable[[], Found]]
-            if over_ray:
-                cluster.connect()
-                tasks = Tasks(cpus, 1)
-                ours = {f"{cpus} tasks": partial(search_shards, queries, shards, depth, ids=ids, tasks=tasks)}
-            else:
-                ours = {
-                    "one array": partial(search, queries, documents, depth, ids=ids),
-                    f"{len(shards)} shards": partial(search_shards, queries, shards, depth, ids=ids),
-                }
+            ours = {
+                "one array": partial(search, queries, documents, depth, ids=ids),
+                f"{len(shards)} shards": partial(search_shards, queries, shards, depth, ids=ids),
+            }
             compare(f"top {depth}", partial(flat.search, queries, depth), ours)
-    if not over_ray:
-        flat.reset()
-        flat.add(documents[:SOME])
-        few = {"one array": lambda: search(queries[:FEW], documents[:SOME], 100, ids=ids[:SOME])}
-        compare(f"{FEW} queries, {SOME:,} documents, top 100", lambda: flat.search(queries[:FEW], 100), few)
-        indexes(rng)
+    flat.reset()
+    flat.add(documents[:SOME])
+    few = {"one array": lambda: search(queries[:FEW], documents[:SOME], 100, ids=ids[:SOME])}
+    compare(f"{FEW} queries, {SOME:,} documents, top 100", lambda: flat.search(queries[:FEW], 100), few)
+    indexes(rng)
 
 
 def compare(what: str, theirs: Callable[[], object], ours: dict[str, Callable[[], Found]]) -> None:

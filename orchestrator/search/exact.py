@@ -9,6 +9,8 @@ rounded once to float32, and ranked by score and document id. What comes out is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ from orchestrator.search.vectors import Floats, Part, Rows
 
 SPARE = 64  # candidates beyond the cut-off, so that a second look is rare
 HELD = 1 << 21  # candidates of one block of queries: 25 MB
+_SHARE = 128  # queries of a thread at least
 _TIED = 1 << 23  # candidates held at once where ties are wide: 200 MB
 
 
@@ -52,6 +55,13 @@ class Candidates(NamedTuple):
         padding = ((0, 0), (0, width - self.rough.shape[1]))
         rough = np.pad(self.rough, padding, constant_values=-np.inf)
         return Candidates(rough, np.pad(self.rows, padding, constant_values=-1), self.slack)
+
+    @classmethod
+    def stacked(cls, blocks: Sequence[Candidates]) -> Candidates:
+        """Those of several blocks of queries, one after the other."""
+        width = max(block.rough.shape[1] for block in blocks)
+        rough, rows, slack = zip(*(block.widened(width) for block in blocks), strict=True)
+        return cls(np.concatenate(rough), np.concatenate(rows), np.concatenate(slack))
 
     def put(self, queries: Rows, hits: Hits) -> None:
         """Replace those of some queries by hits, which are no more."""
@@ -92,7 +102,7 @@ class Here:
 
     def scores(self, queries: Floats, query: Rows, rows: Rows) -> Floats:
         """The score of each pair."""
-        return pair_scores(queries, self._part, query, rows, self._threads)
+        return pair_scores(queries, self._part, query, rows)
 
 
 def exact(queries: Floats, workers: Workers, depth: int, ids: Sequence[str]) -> Hits:
@@ -111,18 +121,30 @@ def exact(queries: Floats, workers: Workers, depth: int, ids: Sequence[str]) -> 
 
 
 def nearest(queries: Floats, part: Part, depth: int, ids: Sequence[str], threads: int) -> Candidates:
-    """The candidates of one part, piece by piece: a document has to pass what the pieces before it have reached."""
-    here, seen = Here(part, threads), 0
-    best: Candidates | None = None
-    with multiplied(threads):
+    """The candidates of one part, piece by piece: a document has to pass what the pieces before it have reached.
+
+    Threads share the queries, where these are enough: by itself each is faster than several in one product.
+    """
+    import faiss
+
+    jobs = max(n for n in range(1, threads + 1) if threads % n == 0 and (n == 1 or n * _SHARE <= len(queries)))
+    shares, each = np.array_split(queries, jobs), threads // jobs
+    best: list[Candidates | None] = [None] * jobs
+    seen = 0
+
+    def further(share: Floats, before: Candidates | None, first: int, documents: Floats, fetch: int) -> Candidates:
+        found = _of_piece(share, documents, first, depth, ids, fetch, before)
+        return found if before is None else merged(before, found, depth, share, Here(part, each), ids)
+
+    # How many threads faiss uses is asked for by each thread that calls it.
+    with multiplied(each), ThreadPoolExecutor(jobs, initializer=faiss.omp_set_num_threads, initargs=(each,)) as pool:
         for first, documents in part.pieces(threads):
             seen += len(documents)
             # Twice its share of the best, were they spread evenly; where that is too few, faiss is asked again.
             fetch = 2 * depth * len(documents) // seen + SPARE
-            found = _of_piece(queries, documents, first, depth, ids, fetch, best)
-            best = found if best is None else merged(best, found, depth, queries, here, ids)
-    assert best is not None
-    return best
+            found = pool.map(partial(further, first=first, documents=documents, fetch=fetch), shares, best)
+            best = list(found)
+    return Candidates.stacked([share for share in best if share is not None])
 
 
 def merged(
@@ -192,7 +214,7 @@ def _among_ties(queries: Floats, documents: Floats, first: int, depth: int, ids:
         for block in np.array_split(pending, -(-len(pending) * fetch // _TIED)):
             rough, rows = faiss.knn(queries[block], documents, fetch, metric=faiss.METRIC_INNER_PRODUCT)
             query = np.repeat(np.arange(len(block)), fetch)
-            scores = pair_scores(queries[block], part, query, rows.ravel(), 1).reshape(rough.shape)
+            scores = pair_scores(queries[block], part, query, rows.ravel()).reshape(rough.shape)
             scores, rows = ranked(scores, rows + first, ids)
             hits.scores[block], hits.rows[block] = scores[:, :depth], rows[:, :depth]
             if fetch < len(documents):

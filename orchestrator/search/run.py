@@ -10,9 +10,9 @@ import numpy as np
 
 from orchestrator.records import IndexFigures
 from orchestrator.search.approximate import EXACT, approximate, check
-from orchestrator.search.exact import Here, Hits, Workers, exact
+from orchestrator.search.exact import Here, exact
 from orchestrator.search.scores import pair_scores
-from orchestrator.search.tasks import OverRay, Tasks
+from orchestrator.search.tasks import Tasks, over_ray
 from orchestrator.search.threads import available, faiss_threads
 from orchestrator.search.vectors import Floats, Rows, Shard, parts
 
@@ -72,8 +72,10 @@ def search_shards(
         check(index, queries.shape[1])  # a misspelt index is told before the work, not after
     (whole,) = parts(shards, 1)
     with faiss_threads(threads):
-        workers: Workers = OverRay(parts(shards, tasks.number), tasks.cpus) if tasks else Here(whole, threads)
-        hits: Hits = exact(queries, workers, depth, ids)
+        if tasks:
+            hits = over_ray(queries, parts(shards, tasks.number), depth, ids, tasks.cpus)
+        else:
+            hits = exact(queries, Here(whole, threads), depth, ids)
         if index == EXACT:
             return Found(*hits)
         found, figures = approximate(queries, whole, depth, index, hits, threads)
@@ -81,9 +83,7 @@ def search_shards(
     return Found(*found, figures)
 
 
-def score_pairs(
-    queries: Floats, shards: Sequence[Shard], query: Rows, rows: Rows, threads: int | None = None
-) -> Floats:
+def score_pairs(queries: Floats, shards: Sequence[Shard], query: Rows, rows: Rows) -> Floats:
     """The inner product (P,) of each pair of a query and a document, as a search would give it."""
     (whole,) = parts(shards, 1)
-    return pair_scores(np.ascontiguousarray(queries, dtype=np.float32), whole, query, rows, threads or available())
+    return pair_scores(np.ascontiguousarray(queries, dtype=np.float32), whole, query, rows)

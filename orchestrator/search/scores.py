@@ -2,64 +2,55 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
-from orchestrator.search.vectors import Floats, Part, Rows, opened
+from orchestrator.search.vectors import Floats, Part, Rows
 
 Bounds = NDArray[np.float64]
 
-_PAIRS = 128  # pairs scored at once: at 512 it takes four times as long, since their arrays no longer stay in the cache
-_JOB = 64 * _PAIRS  # pairs that a thread takes at once
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # its tests hold it to a loop of dot products
+
+_AT_ONCE = 1 << 21  # numbers of documents that are scored at once: 16 MB in float64
 _TINY = float(np.finfo(np.float32).tiny)  # what a product that underflows may lose
 
 
-def pair_scores(queries: Floats, part: Part, query: Rows, rows: Rows, threads: int) -> Floats:
+def pair_scores(queries: Floats, part: Part, query: Rows, rows: Rows) -> Floats:
     """The inner product (P,) of each pair of a query and a row of the corpus: in float64, rounded once to float32.
 
-    Of one shard, pairs are taken by query, which is then read once; of several, by document, so that each shard is
-    opened by itself.
+    Pairs are taken by document, so that each is read once, in order. torch's cores work on them.
     """
-    several = len(part.shards) > 1
-    order = np.argsort(rows if several else query, kind="stable")
-    query, rows, wide = query[order], rows[order], queries.astype(np.float64)
-    scores = np.empty(len(rows), np.float32)
+    import torch
 
-    def score(shard: int, begin: int, end: int) -> None:
-        vectors, start = opened(part.shards[shard]), part.starts[shard]
-        for i, j in _cuts(begin, end, query[begin:end] if not several else None):
-            documents = vectors[rows[i:j] - start].astype(np.float64)
-            scores[i:j] = np.vecdot(documents, wide[query[i:j] if several else query[i]])
-
-    ends = [*(np.searchsorted(rows, part.starts[1:]) if several else ()), len(rows)]
-    jobs = [
-        (shard, begin, min(begin + _JOB, end))
-        for shard, (start, end) in enumerate(itertools.pairwise([0, *map(int, ends)]))
-        for begin in range(start, end, _JOB)
-    ]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda job: score(*job), jobs))
+    order = np.argsort(rows)
+    query, rows, scores = query[order], rows[order], np.empty(len(rows), np.float32)
+    wide = torch.from_numpy(queries.astype(np.float64)).T
+    step = max(1, _AT_ONCE // queries.shape[1])
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        first = np.flatnonzero(np.diff(some, prepend=-1))  # of the pairs of each document
+        documents = torch.from_numpy(part.taken(some[first])).double()
+        wanted = torch.sparse_csr_tensor(
+            torch.from_numpy(np.append(first, len(some))),
+            torch.from_numpy(query[start : start + step]),
+            torch.zeros(len(some), dtype=torch.float64),
+            (len(documents), len(queries)),
+            check_invariants=False,
+        )
+        products = torch.sparse.sampled_addmm(wanted, documents, wide, beta=0.0)
+        scores[start : start + step] = products.values().numpy()
     found = np.empty_like(scores)
     found[order] = scores
     return found
 
 
-def _cuts(begin: int, end: int, query: Rows | None) -> Iterator[tuple[int, int]]:
-    """Where to cut pairs begin to end: each run has at most _PAIRS, and one query where these are given."""
-    changes = [] if query is None else (begin + 1 + np.flatnonzero(np.diff(query))).tolist()
-    for start, stop in itertools.pairwise([begin, *changes, end]):
-        for i in range(start, stop, _PAIRS):
-            yield i, min(i + _PAIRS, stop)
-
-
 def ranked(scores: Floats, rows: Rows, ids: Sequence[str]) -> tuple[Floats, Rows]:
     """Each line of scores and rows (Q, K) by score, then by document id, both descending; row -1 comes last."""
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order = np.argsort(-scores, axis=1)
     scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
     same = (scores[:, 1:] == scores[:, :-1]) & (rows[:, 1:] >= 0)
     lines = np.flatnonzero(same.any(axis=1))

@@ -11,12 +11,11 @@ from data import UserError
 from data.machines import machines
 from data.travel import pack, unpack
 from orchestrator import cluster
-from orchestrator.search.exact import Candidates, nearest
+from orchestrator.search.exact import Candidates, Here, Hits, exact, nearest
 from orchestrator.search.scores import pair_scores
 from orchestrator.search.threads import faiss_threads
 from orchestrator.search.vectors import Floats, Part, Rows
 
-_CPUS = 8  # of a task at most: faiss gains little from more at once, and a lost task is done again
 _PAYING = 5e12  # floating-point operations
 
 
@@ -38,30 +37,41 @@ class Tasks(NamedTuple):
 
     @classmethod
     def of_cluster(cls) -> Tasks:
-        """As many as the connected cluster has room for, on every machine with a CPU."""
+        """As few as use the connected cluster: one a machine, of as many CPUs as the smallest that has any."""
         cpus = [int(node.get("CPU", 0)) for node in machines()]
-        size = min(_CPUS, min(n for n in cpus if n))
+        size = min(n for n in cpus if n)
         return cls(sum(n // size for n in cpus), size)
 
 
-class OverRay:
+def over_ray(queries: Floats, parts: Sequence[Part], depth: int, ids: Sequence[str], cpus: int) -> Hits:
+    """The `depth` best documents of each query, by a Ray task of so many CPUs for each part of the corpus.
+
+    One part is searched to the end where it is; candidates of several are merged in this process.
+    """
+    if len(parts) > 1:
+        return exact(queries, _OverRay(parts, cpus), depth, ids)
+    import ray
+
+    call = _task(cpus).remote(_alone, cpus, ray.put(queries), pack(parts[0]), depth, ray.put(pack(ids)), cpus)
+    ((_, hits),) = _as_they_end([call])
+    return Hits(*hits)
+
+
+class _OverRay:
     """Ray tasks search, one for each part."""
 
     def __init__(self, parts: Sequence[Part], cpus: int) -> None:
-        import ray
-
         self._parts, self._cpus = parts, cpus
         self._packed = [pack(part) for part in parts]
-        self._remote = ray.remote(num_cpus=cpus)(_call)
+        self._remote = _task(cpus).remote
 
     def nearest(self, queries: Floats, depth: int, ids: Sequence[str]) -> Iterator[Candidates]:
         """The candidates of each part as its task ends: this process holds one at a time."""
         import ray
 
         shared, names = ray.put(queries), ray.put(pack(ids))
-        for _, found in _as_they_end(
-            [self._remote.remote(nearest, self._cpus, shared, part, depth, names) for part in self._packed]
-        ):
+        calls = [self._remote(nearest, self._cpus, shared, part, depth, names, self._cpus) for part in self._packed]
+        for _, found in _as_they_end(calls):
             yield found
 
     def scores(self, queries: Floats, query: Rows, rows: Rows) -> Floats:
@@ -74,18 +84,27 @@ class OverRay:
         calls, places = [], []
         for number, part in enumerate(self._packed):
             if len(place := np.flatnonzero(owner == number)):
-                calls.append(self._remote.remote(pair_scores, self._cpus, shared, part, query[place], rows[place]))
+                calls.append(self._remote(pair_scores, self._cpus, shared, part, query[place], rows[place]))
                 places.append(place)
         for number, found in _as_they_end(calls):
             scores[places[number]] = found
         return scores
 
 
+def _task(cpus: int) -> Any:
+    import ray
+
+    return ray.remote(num_cpus=cpus)(_call)
+
+
 def _call(function: Callable[..., Any], cpus: int, *arguments: Any) -> Any:
     """What a task runs: the function, with the CPUs that the task was given."""
-    unpacked = [unpack(argument) for argument in arguments]
     with faiss_threads(cpus):
-        return function(*unpacked, threads=cpus)
+        return function(*map(unpack, arguments))
+
+
+def _alone(queries: Floats, part: Part, depth: int, ids: Sequence[str], threads: int) -> Hits:
+    return exact(queries, Here(part, threads), depth, ids)
 
 
 def _as_they_end(calls: Sequence[Any]) -> Iterator[tuple[int, Any]]:

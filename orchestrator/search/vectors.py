@@ -114,6 +114,17 @@ class Part:
                 list(pool.map(_copy, shards, (buffer[end - len(s) : end] for s, end in zip(shards, ends, strict=True))))
             yield first, buffer[: ends[-1]]
 
+    def taken(self, rows: Rows) -> Floats:
+        """The vectors (N, D) of rows of the whole, which are in order: of each shard only what is asked for is read."""
+        taken = np.empty((len(rows), self.shards[0].shape[1]), np.float32)
+        first, last = np.searchsorted(self.starts, [rows[0], rows[-1]], side="right") - 1
+        ends = np.searchsorted(rows, self.starts[first + 1 : last + 1])
+        for shard, (start, end) in enumerate(itertools.pairwise([0, *ends.tolist(), len(rows)]), first):
+            if start < end:
+                here = rows[start:end] - self.starts[shard]
+                np.take(opened(self.shards[shard]), here, axis=0, out=taken[start:end], mode="clip")
+        return taken
+
     def _groups(self) -> Iterator[tuple[int, list[Shard]]]:
         """Runs of neighbouring shards that fit a piece together; one that is larger stands alone."""
         group: list[Shard] = []

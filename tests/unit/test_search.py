@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from orchestrator.search import Hits, Stored, exact, recall, search, search_shards, table, vectors
+from orchestrator.search import Hits, Stored, exact, recall, score_pairs, scores, search, search_shards, table, vectors
 from orchestrator.search.exact import Candidates, Here, merged
 
 NAMES = ["d1", "d10", "d2", "d3", "d9"]
@@ -84,7 +84,8 @@ def test_shards_give_what_one_index_gives_and_a_full_sort(data):
     assert many.scores.tolist() == scores.tolist()
 
 
-def test_on_floats_neither_shards_nor_threads_nor_the_other_queries_change_a_bit():
+def test_on_floats_neither_shards_nor_threads_nor_the_other_queries_change_a_bit(monkeypatch):
+    monkeypatch.setattr(exact, "_SHARE", 8)
     rng = np.random.default_rng(7)
     documents = rng.standard_normal((700, 48)).astype(np.float32)
     documents[350:] = documents[:350]  # every document twice
@@ -94,6 +95,7 @@ def test_on_floats_neither_shards_nor_threads_nor_the_other_queries_change_a_bit
     for other in (
         search_shards(queries, np.split(documents, [1, 113, 350]), 21, ids=ids),
         search(queries, documents, 21, ids=ids, threads=1),
+        search_shards(queries, np.split(documents, [1, 113, 350]), 21, ids=ids, threads=4),  # which share the queries
         merged_by_query([search(query[None], documents, 21, ids=ids) for query in queries]),
     ):
         assert (one.rows == other.rows).all()
@@ -309,6 +311,34 @@ def test_faiss_gets_the_cores_and_gives_them_back():
     finally:
         faiss.knn = plain
         faiss.omp_set_num_threads(before)
+
+
+def test_threads_share_the_queries_where_these_are_enough(monkeypatch):
+    seen = []
+    plain = faiss.knn
+    monkeypatch.setattr(
+        faiss, "knn", lambda q, *a, **k: seen.append((len(q), faiss.omp_get_max_threads())) or plain(q, *a, **k)
+    )
+    monkeypatch.setattr(exact, "_SHARE", 10)
+    rng = np.random.default_rng(3)
+    documents = rng.standard_normal((40, 4)).astype(np.float32)
+    for count, threads, expected in [(19, 4, [(19, 4)]), (21, 4, [(11, 2), (10, 2)]), (60, 6, [(10, 1)] * 6)]:
+        seen.clear()
+        queries = rng.standard_normal((count, 4)).astype(np.float32)
+        found = search(queries, documents, 5, ids=[f"{i:02d}" for i in range(40)], threads=threads)
+        assert sorted(seen, reverse=True) == expected
+        assert (found.rows == naive(queries, documents, 5, [f"{i:02d}" for i in range(40)])[1]).all()
+
+
+def test_pairs_are_scored_as_a_loop_of_dot_products_in_float64_does(monkeypatch):
+    monkeypatch.setattr(scores, "_AT_ONCE", 7 * 24)  # seven pairs at once
+    rng = np.random.default_rng(4)
+    documents, queries = (rng.standard_normal((n, 24)).astype(np.float32) for n in (60, 9))
+    query, rows = rng.integers(9, size=200), rng.integers(60, size=200)  # some pairs twice
+    found = score_pairs(queries, np.split(documents, [1, 20, 21, 50]), query, rows)
+    pairs = zip(queries[query].astype(np.float64), documents[rows].astype(np.float64), strict=True)
+    assert (found == np.array([np.dot(left, right) for left, right in pairs]).astype(np.float32)).all()
+    assert score_pairs(queries, [documents], query[:0], rows[:0]).shape == (0,)
 
 
 def test_a_stored_shard_is_what_was_written(tmp_path):
