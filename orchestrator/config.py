@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from orchestrator.config_schema import (
     NegativesSettings,
     RecipeSettings,
     ScalingSettings,
+    Section,
     TrackingSettings,
     TrainingSettings,
     TuneSettings,
@@ -45,6 +46,8 @@ __all__ = [
     "resolved",
     "variants",
 ]
+
+SomeSection = TypeVar("SomeSection", bound=Section)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -120,7 +123,21 @@ def _checked(source: Source) -> Experiment:
     problems = check(experiment)
     if problems:
         raise _refusal(source, problems)
-    return experiment
+    return _on_gpus(experiment) if experiment.scaling.gpus_per_worker else experiment
+
+
+def _on_gpus(section: SomeSection) -> SomeSection:
+    """The section with a precision of bf16 wherever in it none is named: the default is this machine's CPU's."""
+    changed: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            changed[name] = _on_gpus(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            changed[name] = tuple(map(_on_gpus, value))
+        elif name == "precision" and name not in section.model_fields_set:
+            changed[name] = "bf16"
+    return section.model_copy(update=changed)
 
 
 def resolved(experiment: Experiment) -> str:

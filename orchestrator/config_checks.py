@@ -17,6 +17,7 @@ from orchestrator.config_schema import (
     Scalar,
     Section,
     SourceSettings,
+    TrainingSettings,
     shown,
 )
 from orchestrator.config_source import KeyPath
@@ -228,8 +229,15 @@ def _trainings(experiment: Experiment) -> Iterator[tuple[KeyPath, Mapping[str, o
 
 
 def _said(section: Section, keys: type[Section]) -> list[str]:
-    """The keys that are not at their defaults."""
-    return [key for key, field in keys.model_fields.items() if getattr(section, key) != field.default]
+    """The keys that are not at their defaults; one that is made may have another machine's precision."""
+    said = []
+    for key, field in keys.model_fields.items():
+        value, default = getattr(section, key), field.get_default(call_default_factory=True)
+        if isinstance(default, TrainingSettings):
+            value = value.model_copy(update={"precision": default.precision})
+        if value != default:
+            said.append(key)
+    return said
 
 
 def _rows(experiment: Experiment) -> Iterator[Problem]:

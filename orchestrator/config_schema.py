@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from data.pair_scores import Space
+from orchestrator.precision import Precision, of_the_cpu
 from orchestrator.records import TEACHER, UNTRAINED
 from tune_spaces import PREFIX, Range, Value
 
@@ -272,7 +273,7 @@ class TrainingSettings(Section):
     schedule: Literal["linear", "constant"] = "linear"  # of the learning rate after the warm-up: down to 0, or level
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] | None = 1.0  # norm of the gradient; None: as it is
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = Field(default_factory=of_the_cpu)  # not named: by the device
     token_budget: Annotated[int, Field(gt=0)] | None = None  # tokens a chunk, padding included; None: by the device
     activation_tokens: Annotated[int, Field(gt=0)] = 32768  # kept for backward at a time; batches beyond: encoded again
     validations: Annotated[int, Field(gt=0)] = 4  # how often a run is validated
@@ -405,7 +406,7 @@ class GenerationSettings(Section):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_k: Annotated[int, Field(gt=0)] | None = 25  # the likeliest tokens that the next one is drawn from; None: all
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # of these, the likeliest that have so much of the probability
-    training: GeneratorTrainingSettings = GeneratorTrainingSettings()
+    training: GeneratorTrainingSettings = Field(default_factory=GeneratorTrainingSettings)
     round_trip: RoundTripSettings | None = None
 
     @property
@@ -644,7 +645,7 @@ class Experiment(Section):
     negatives: NegativesSettings = NegativesSettings()
     generation: GenerationSettings | None = None
     teacher: TeacherSettings | None = None
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
     recipes: Annotated[tuple[RecipeSettings, ...], Field(strict=False)]  # none: the encoder is evaluated as it is
     evaluation: EvaluationSettings = EvaluationSettings()
     scaling: ScalingSettings = ScalingSettings()

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from orchestrator import precision
 from orchestrator.config import Experiment, TrainingSettings, load, resolved
+from orchestrator.precision import of_the_cpu
 from orchestrator.recipes import RECIPES
 from tune_spaces import Range
 
@@ -117,7 +119,7 @@ def test_minimal_experiment_has_every_default():
             "schedule": "linear",
             "weight_decay": 0.01,
             "clip": 1.0,
-            "precision": "bf16",
+            "precision": of_the_cpu(),
             "token_budget": None,
             "activation_tokens": 32768,
             "validations": 4,
@@ -145,6 +147,32 @@ def test_quickstart_of_the_design():
     assert (asha.search, asha.scheduler, asha.reduction_factor, asha.space) == ("grid", "asha", 3, {})
     assert quickstart.recipes[1].tune.scheduler is None
     assert quickstart.recipes[2].tune is None
+
+
+def test_a_precision_that_is_not_named_is_that_of_the_device(monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+    cases = {
+        "flags\t\t: fpu avx512_bf16 amx_int8\n": "bf16",
+        "flags: fpu avx2 avx512f avx512_vnni\n": "fp32",
+        "Features\t: fp asimd bf16\n": "bf16",
+        "processor: 0\nmodel name: bf16\n": "fp32",
+        None: "fp32",
+    }
+    rows = "[{recipe: infonce, training: {precision: fp32}}, {recipe: infonce, name: other}]"
+    teacher = "{average: [{cross_encoder: {model: t, training: {}}}, {scores: {space: logit}}]}"
+    on_gpus = f"recipes: {rows}\nteacher: {teacher}\ngeneration: {{}}\nscaling: {{gpus_per_worker: 1}}\n"
+    for text, expected in cases.items():
+        of_the_cpu.cache_clear()
+        precision.CPUINFO.unlink(missing_ok=True)
+        if text:
+            precision.CPUINFO.write_text(text)
+        assert experiment(MINIMAL).training.precision == expected
+        there = experiment(MINIMAL.replace("recipes: [arm-adaptive]\n", on_gpus))
+        assert there.training.precision == there.generation.training.precision == "bf16"
+        assert there.teacher.average[0].cross_encoder.training.precision == "bf16"
+        assert [there.training_for(row).precision for row in there.recipes] == ["fp32", "bf16"]
+        assert experiment(resolved(there)) == there  # on a machine with another default
+    of_the_cpu.cache_clear()
 
 
 def test_a_row_changes_training_for_itself_alone():
