@@ -53,7 +53,7 @@ def main(rounds: int) -> None:
             for precision in dict.fromkeys((fast, "fp32"))
         ]
         results = contest(contenders, rounds)
-    print("matrix products:", ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in peaks.items()))
+    print("matrix products:", ", ".join(f"{gflops:.0f} GFLOP/s in {name}" for name, gflops in peaks.items()))
     for name, done in results.items():
         used = [r.notes["gflops"] / peaks[name[-4:]] for r in done if "gflops" in r.notes]
         share = f", {statistics.median(used):.0%} of the products' rate" if used else ""
