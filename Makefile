@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## compare five recipes on SciFact: some six minutes on two cores
+demo: $(READY)  ## compare five recipes on SciFact: six to fifteen minutes on two cores
 	$(BIN)/stillhouse compare experiments/quickstart.yaml
 
 check: $(READY)  ## lint, format, types

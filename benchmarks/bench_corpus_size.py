@@ -3,7 +3,7 @@
 make bench, or python benchmarks/bench_corpus_size.py [stages | pipeline]
 
 SciFact's documents with their words shuffled, as often as it takes, and its queries; three layers of MiniLM at 64
-tokens, bf16. `stages` draws docs/cost-corpus-size.svg. `pipeline` encodes the same token shards by the bare encoder in
+tokens. `stages` draws docs/cost-corpus-size.svg. `pipeline` encodes the same token shards by the bare encoder in
 this process, by the evaluation in this process, and by two Ray Data actors of one CPU.
 """
 
@@ -29,6 +29,7 @@ from orchestrator import cluster
 from orchestrator.config import Experiment
 from orchestrator.embeddings import SHARD_TEXTS, EncodeShard, VectorSet
 from orchestrator.evaluation import evaluate_all, untrained
+from orchestrator.precision import of_the_cpu
 from orchestrator.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +80,7 @@ def pipeline(folder: Path) -> None:
 
     def bare() -> float:
         torch.set_num_threads(cpus)
-        encoder, encoding = workspace.load_encoder(), workspace.encoding("bf16", None)
+        encoder, encoding = workspace.load_encoder(), workspace.encoding(of_the_cpu(), None)
         sequences = workspace.tokens.documents.take(range(PIPELINE))
         return seconds(
             lambda: [
@@ -90,7 +91,7 @@ def pipeline(folder: Path) -> None:
 
     def shards(documents: int, workers: int, connect: Callable[[], None] | None) -> float:
         rows = np.arange(documents)
-        wanted = VectorSet(workspace.starting_model, workspace.tokens.documents, "bf16", None, rows)
+        wanted = VectorSet(workspace.starting_model, workspace.tokens.documents, of_the_cpu(), None, rows)
         arguments = {"wanted": {str(made.absolute()): wanted}, "threads": cpus // workers}
         took = seconds(
             lambda: run_shards(

@@ -1,4 +1,4 @@
-"""One worker and two: triples a second on SciFact, MiniLM-L6, 200 tokens, the same global batch of 32, InfoNCE, bf16.
+"""One worker and two: triples a second on SciFact, MiniLM-L6, 200 tokens, the same global batch of 32, InfoNCE.
 
 make bench, or python benchmarks/bench_workers.py [rounds]
 
@@ -16,6 +16,8 @@ from pathlib import Path
 import workload
 from contest import OURS, Contender, contest, rate, ratio
 
+from orchestrator.precision import of_the_cpu
+
 STEPS = 4  # a round, after a first step that is not counted
 WAYS = {"1 worker of 1 core": (1, 1), "2 workers of 1 core": (2, 1), "1 worker of 2 cores": (1, 2)}
 
@@ -27,7 +29,7 @@ def main(rounds: int) -> None:
             Contender(
                 name,
                 "train_stillhouse.py",
-                (folder, str(model), "bf16", str(STEPS), f"--workers={workers}", f"--threads={threads}"),
+                (folder, str(model), of_the_cpu(), str(STEPS), f"--workers={workers}", f"--threads={threads}"),
                 OURS,
             )
             for name, (workers, threads) in WAYS.items()
