@@ -17,11 +17,11 @@ from orchestrator import encoding as module
 from orchestrator.encoder import BiEncoder, load_encoder
 from orchestrator.encoding import Encoding
 from orchestrator.packed import Ids
-from orchestrator.precision import of_the_cpu
+from orchestrator.precision import cpu_precision
 from orchestrator.weights import locate
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-FAST = of_the_cpu()
+FAST = cpu_precision()
 CASES = dict.fromkeys(((None, 200, 192, FAST), ((0, 2, 5), 64, 768, FAST), (None, 200, 96, "fp32")))
 BUDGETS = (384, 512, 768, 1024)
 

@@ -29,7 +29,7 @@ from orchestrator import cluster
 from orchestrator.config import Experiment
 from orchestrator.embeddings import SHARD_TEXTS, EncodeShard, VectorSet
 from orchestrator.evaluation import evaluate_all, untrained
-from orchestrator.precision import of_the_cpu
+from orchestrator.precision import cpu_precision
 from orchestrator.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ def pipeline(folder: Path) -> None:
 
     def bare() -> float:
         torch.set_num_threads(cpus)
-        encoder, encoding = workspace.load_encoder(), workspace.encoding(of_the_cpu(), None)
+        encoder, encoding = workspace.load_encoder(), workspace.encoding(cpu_precision(), None)
         sequences = workspace.tokens.documents.take(range(PIPELINE))
         return seconds(
             lambda: [
@@ -91,7 +91,7 @@ def pipeline(folder: Path) -> None:
 
     def shards(documents: int, workers: int, connect: Callable[[], None] | None) -> float:
         rows = np.arange(documents)
-        wanted = VectorSet(workspace.starting_model, workspace.tokens.documents, of_the_cpu(), None, rows)
+        wanted = VectorSet(workspace.starting_model, workspace.tokens.documents, cpu_precision(), None, rows)
         arguments = {"wanted": {str(made.absolute()): wanted}, "threads": cpus // workers}
         took = seconds(
             lambda: run_shards(

@@ -14,9 +14,9 @@ import torch
 import workload
 from contest import OTHERS, OURS, Contender, contest, rate, ratio
 
-from orchestrator.precision import of_the_cpu
+from orchestrator.precision import cpu_precision
 
-FAST = "bf16" if torch.cuda.is_available() else of_the_cpu()
+FAST = "bf16" if torch.cuda.is_available() else cpu_precision()
 WHO = [
     (who, precision)
     for who in ("stillhouse", "sentence_transformers", "openvino")
@@ -45,11 +45,9 @@ def main(rounds: int) -> None:
             cosines = (vectors * exact).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(exact, axis=1)
             name = f"{who} {precision}"
             print(f"{name:<28} {rate(results[name]):6.1f} documents/s, cosine to fp32 at least {cosines.min():.6f}")
-    for who, precision in WHO:
-        if who != "stillhouse":
-            print(
-                f"stillhouse {FAST} / {who} {precision}: {ratio(results, f'stillhouse {FAST}', f'{who} {precision}')}"
-            )
+    for other in results:
+        if not other.startswith("stillhouse"):
+            print(f"stillhouse {FAST} / {other}: {ratio(results, f'stillhouse {FAST}', other)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import workload
 from contest import OTHERS, OURS, Contender, contest, rate, ratio
 
 from orchestrator.cluster import local_cpus
-from orchestrator.precision import of_the_cpu
+from orchestrator.precision import cpu_precision
 
 STEPS = 4  # a round, after a first step that is not counted
 
@@ -38,7 +38,7 @@ def peak(dtype: torch.dtype) -> float:
 
 def main(rounds: int) -> None:
     torch.set_num_threads(local_cpus())
-    fast = "bf16" if torch.cuda.is_available() else of_the_cpu()
+    fast = "bf16" if torch.cuda.is_available() else cpu_precision()
     peaks = {"fp32": peak(torch.float32)}
     if fast == "bf16":  # without instructions for it, this would take an hour
         peaks["bf16"] = peak(torch.bfloat16)

@@ -16,7 +16,7 @@ from pathlib import Path
 import workload
 from contest import OURS, Contender, contest, rate, ratio
 
-from orchestrator.precision import of_the_cpu
+from orchestrator.precision import cpu_precision
 
 STEPS = 4  # a round, after a first step that is not counted
 WAYS = {"1 worker of 1 core": (1, 1), "2 workers of 1 core": (2, 1), "1 worker of 2 cores": (1, 2)}
@@ -29,7 +29,7 @@ def main(rounds: int) -> None:
             Contender(
                 name,
                 "train_stillhouse.py",
-                (folder, str(model), of_the_cpu(), str(STEPS), f"--workers={workers}", f"--threads={threads}"),
+                (folder, str(model), cpu_precision(), str(STEPS), f"--workers={workers}", f"--threads={threads}"),
                 OURS,
             )
             for name, (workers, threads) in WAYS.items()

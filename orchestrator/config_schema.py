@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from data.pair_scores import Space
-from orchestrator.precision import Precision, of_the_cpu
+from orchestrator.precision import Precision, cpu_precision
 from orchestrator.records import TEACHER, UNTRAINED
 from tune_spaces import PREFIX, Range, Value
 
@@ -273,7 +273,7 @@ class TrainingSettings(Section):
     schedule: Literal["linear", "constant"] = "linear"  # of the learning rate after the warm-up: down to 0, or level
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] | None = 1.0  # norm of the gradient; None: as it is
-    precision: Precision = Field(default_factory=of_the_cpu)  # not named: by the device
+    precision: Precision = Field(default_factory=cpu_precision)  # not named: by the device
     token_budget: Annotated[int, Field(gt=0)] | None = None  # tokens a chunk, padding included; None: by the device
     activation_tokens: Annotated[int, Field(gt=0)] = 32768  # kept for backward at a time; batches beyond: encoded again
     validations: Annotated[int, Field(gt=0)] = 4  # how often a run is validated

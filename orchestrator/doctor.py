@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator import cluster
-from orchestrator.precision import of_the_cpu
+from orchestrator.precision import cpu_precision
 from orchestrator.weights import PACKAGED
 
 PACKAGES = ("torch", "transformers", "ray", "mlflow", "faiss-cpu", "pyarrow", "ir_measures", "bm25s")
@@ -31,7 +31,7 @@ def check() -> list[Finding]:
     available = cluster.resources()
     where = f"cluster at {address}" if (address := os.environ.get("RAY_ADDRESS")) else "this machine"
     findings.append(Finding("resources", f"{available.cpus} CPUs, {available.gpus:g} GPUs ({where})", True))
-    findings.append(Finding("precision", f"{of_the_cpu()} on this machine's CPUs, bf16 on GPUs, unless named", True))
+    findings.append(Finding("precision", f"{cpu_precision()} on this machine's CPUs, bf16 on GPUs, unless named", True))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     findings.append(Finding("memory", f"{memory:.1f} GB (at least {MEMORY_GB:g} wanted)", memory >= MEMORY_GB))
     disk = shutil.disk_usage(Path.cwd()).free / 1e9

@@ -18,7 +18,7 @@ _MULTIPLIES = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux calls it on x86, a
 
 
 @functools.cache
-def of_the_cpu() -> Precision:
+def cpu_precision() -> Precision:
     """bf16 where Linux says that this machine's processor multiplies it, else fp32."""
     try:
         known = re.search(r"^(?:flags|Features)\s*:(.*)$", CPUINFO.read_text(), re.MULTILINE)

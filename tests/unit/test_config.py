@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from orchestrator import precision
 from orchestrator.config import Experiment, TrainingSettings, load, resolved
-from orchestrator.precision import of_the_cpu
+from orchestrator.precision import cpu_precision
 from orchestrator.recipes import RECIPES
 from tune_spaces import Range
 
@@ -119,7 +119,7 @@ def test_minimal_experiment_has_every_default():
             "schedule": "linear",
             "weight_decay": 0.01,
             "clip": 1.0,
-            "precision": of_the_cpu(),
+            "precision": cpu_precision(),
             "token_budget": None,
             "activation_tokens": 32768,
             "validations": 4,
@@ -149,7 +149,8 @@ def test_quickstart_of_the_design():
     assert quickstart.recipes[2].tune is None
 
 
-def test_a_precision_that_is_not_named_is_that_of_the_device(monkeypatch, tmp_path):
+def test_a_precision_that_is_not_named_is_that_of_the_device(monkeypatch, tmp_path, request):
+    request.addfinalizer(cpu_precision.cache_clear)
     monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
     cases = {
         "flags\t\t: fpu avx512_bf16 amx_int8\n": "bf16",
@@ -162,7 +163,7 @@ def test_a_precision_that_is_not_named_is_that_of_the_device(monkeypatch, tmp_pa
     teacher = "{average: [{cross_encoder: {model: t, training: {}}}, {scores: {space: logit}}]}"
     on_gpus = f"recipes: {rows}\nteacher: {teacher}\ngeneration: {{}}\nscaling: {{gpus_per_worker: 1}}\n"
     for text, expected in cases.items():
-        of_the_cpu.cache_clear()
+        cpu_precision.cache_clear()
         precision.CPUINFO.unlink(missing_ok=True)
         if text:
             precision.CPUINFO.write_text(text)
@@ -172,7 +173,6 @@ def test_a_precision_that_is_not_named_is_that_of_the_device(monkeypatch, tmp_pa
         assert there.teacher.average[0].cross_encoder.training.precision == "bf16"
         assert [there.training_for(row).precision for row in there.recipes] == ["fp32", "bf16"]
         assert experiment(resolved(there)) == there  # on a machine with another default
-    of_the_cpu.cache_clear()
 
 
 def test_a_row_changes_training_for_itself_alone():
